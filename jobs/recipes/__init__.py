@@ -1,0 +1,1 @@
+"""Recipes: named functions that return a typed configuration."""

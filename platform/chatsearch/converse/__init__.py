@@ -1,0 +1,1 @@
+"""The engine of a dialogue: decode, retrieve, pick, rewind."""

@@ -1,0 +1,1 @@
+"""Readers of published datasets and the synthetic scenes world, all yielding documents."""

@@ -1,0 +1,1 @@
+"""Document shards: write, tokenise, pack, plan and stream."""

@@ -1,0 +1,116 @@
+"""Every error this package raises on purpose.
+
+    ChatSearchError
+    |-- ConfigError                 a value or key the user set is wrong
+    |   |-- UnknownNameError        no such key, recipe or job; offers the nearest
+    |-- InputError                  the user's data or request is wrong
+    |   |-- MissingInputError       a folder, file or picture is not there
+    |   |-- BadImageError           not a picture we accept
+    |   |-- TooManyRejectedError    more bad records than the job allows
+    |   |-- UnsupportedRequestError a dialogue that cannot be answered as it stands
+    |-- ArtefactError               something on disk or in a bucket is not what it should be
+    |   |-- IncompleteArtefactError no manifest: the job that makes it has not finished
+    |   |-- CorruptArtefactError    checksum or schema does not hold
+    |   |-- FingerprintMismatchError two artefacts that do not belong together
+    |   |-- ConflictingOutputError  the output already holds something else
+    |-- StorageError                the file system or object store failed
+    |-- TrainingError               a run that must not go on
+    |   |-- NonFiniteLossError
+    |-- ClusterError                the cluster cannot give or do what was asked
+    |-- OverloadedError             come back later; nothing was started
+
+A message holds the value, the limit and what to do. Errors cross process borders, so each of them is
+rebuilt from its message alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ChatSearchError(Exception):
+    """Root of all errors raised on purpose. The message is never empty."""
+
+    def __init__(self, message: str) -> None:
+        assert message, "an error must say something"
+        super().__init__(message)
+
+
+class ConfigError(ChatSearchError):
+    """A configuration value is wrong."""
+
+
+class UnknownNameError(ConfigError):
+    """A key, recipe or job that does not exist."""
+
+    @classmethod
+    def among(cls, what: str, name: str, known: Iterable[str]) -> UnknownNameError:
+        """Build the message from the names that do exist, nearest first."""
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        # "zero_stage" is what somebody means who writes "stage": the last part of a dotted key counts too.
+        near += [n for n in names if n.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1] and n not in near][:3]
+        offer = f"Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+        listing = f"Known: {', '.join(names)}." if len(names) <= 40 or not near else ""
+        return cls(" ".join(part for part in (f"Unknown {what} {name!r}.", offer, listing) if part))
+
+
+class InputError(ChatSearchError):
+    """Data or a request that cannot be used as it is."""
+
+
+class MissingInputError(InputError):
+    """A folder, file or picture that should be there is not."""
+
+
+class BadImageError(InputError):
+    """Bytes that are not a picture within the accepted limits."""
+
+
+class TooManyRejectedError(InputError):
+    """More records were set aside than the job allows."""
+
+
+class UnsupportedRequestError(InputError):
+    """A dialogue or request that cannot be answered as it stands."""
+
+
+class ArtefactError(ChatSearchError):
+    """An artefact is not what it should be."""
+
+
+class IncompleteArtefactError(ArtefactError):
+    """There is no manifest: what makes this artefact has not finished."""
+
+
+class CorruptArtefactError(ArtefactError):
+    """A checksum, a count or a schema does not hold."""
+
+
+class FingerprintMismatchError(ArtefactError):
+    """Two artefacts that were not made for each other."""
+
+
+class ConflictingOutputError(ArtefactError):
+    """The output folder already holds something made in another way."""
+
+
+class StorageError(ChatSearchError):
+    """The file system or object store failed."""
+
+
+class TrainingError(ChatSearchError):
+    """A training run that must not go on."""
+
+
+class NonFiniteLossError(TrainingError):
+    """The loss is NaN or infinite; raised before the optimizer step."""
+
+
+class ClusterError(ChatSearchError):
+    """The cluster cannot give or do what was asked."""
+
+
+class OverloadedError(ChatSearchError):
+    """The service is full; the caller should come back later."""

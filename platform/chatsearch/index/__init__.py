@@ -1,0 +1,1 @@
+"""Feature store and FAISS index of a gallery."""

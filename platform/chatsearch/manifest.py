@@ -1,0 +1,257 @@
+"""Artefacts: a folder at a URI whose manifest is written last.
+
+A present manifest means complete. That is how a job resumes, how a rerun of a finished job does nothing,
+and how two artefacts that do not belong together are told apart.
+
+Fingerprint = hash of (kind, format version, fingerprints of the inputs, the configuration fields that
+change the bytes). Code version, time and host are recorded beside it but are not part of it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from chatsearch import __version__
+from chatsearch.config import Config, digest
+from chatsearch.errors import (
+    ConflictingOutputError,
+    CorruptArtefactError,
+    FingerprintMismatchError,
+    IncompleteArtefactError,
+)
+from chatsearch.storage import Folder
+
+MANIFEST = "manifest.json"
+_STARTED = "started.json"
+SCHEMA_VERSION = 1
+
+
+class FileEntry(BaseModel):
+    """Checksum and size of one file of an artefact."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    sha256: str
+    num_bytes: int
+
+
+class Manifest(BaseModel):
+    """What an artefact is and what made it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: int = SCHEMA_VERSION
+    kind: str
+    fingerprint: str
+    inputs: dict[str, str]
+    """Fingerprint of each input, by name."""
+    config: dict[str, Any]
+    counts: dict[str, int]
+    id_hash: str | None = None
+    """Order-independent hash of the ids inside, see :func:`hash_ids`."""
+    facts: dict[str, Any] = {}
+    """What readers of this kind need to know: dimension, encoder fingerprint, preprocessing id, URIs."""
+    files: dict[str, FileEntry]
+    provenance: dict[str, str] = {}
+    """Code version, time and host. Recorded, never compared."""
+
+
+def hash_ids(ids: Iterable[str]) -> str:
+    """sha256 over the sorted ids: the same set gives the same hash in any order."""
+    hasher = hashlib.sha256()
+    for item in sorted(ids):
+        hasher.update(item.encode() + b"\n")
+    return hasher.hexdigest()
+
+
+def fingerprint(kind: str, config: Config, inputs: Mapping[str, str]) -> str:
+    """The identity of what a job with this configuration makes of these inputs."""
+    return digest(kind, SCHEMA_VERSION, dict(inputs), config.content())
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A finished artefact, opened: its folder and its manifest."""
+
+    folder: Folder
+    manifest: Manifest
+
+    @property
+    def uri(self) -> str:
+        """Where it lies."""
+        return self.folder.uri
+
+    @property
+    def fingerprint(self) -> str:
+        """What it is."""
+        return self.manifest.fingerprint
+
+    def verify(self, names: Iterable[str] | None = None) -> None:
+        """Recompute checksums of the named files, or of all.
+
+        Raises:
+            CorruptArtefactError: naming the first file that does not hold.
+        """
+        for name in names if names is not None else self.manifest.files:
+            entry = self.manifest.files.get(name)
+            if entry is None:
+                raise CorruptArtefactError(f"{self.uri} has no file {name!r} in its manifest. Make the artefact again.")
+            actual = self.folder.sha256(name)
+            if actual != entry.sha256:
+                raise CorruptArtefactError(
+                    f"{self.folder.path(name)} is damaged: sha256 {actual[:12]}, manifest says {entry.sha256[:12]}. "
+                    "Restore the file or make the artefact again with --set overwrite=true."
+                )
+
+
+def read_manifest(uri: str) -> Manifest | None:
+    """The manifest at a URI, or None when there is none.
+
+    Raises:
+        CorruptArtefactError: if it cannot be read as a manifest of this version.
+    """
+    folder = Folder(uri)
+    if not folder.exists(MANIFEST):
+        return None
+    try:
+        manifest = Manifest.model_validate_json(folder.read_bytes(MANIFEST))
+    except ValidationError as error:
+        raise CorruptArtefactError(
+            f"{folder.path(MANIFEST)} is not a manifest: {error.errors()[0]['msg']}. Make the artefact again with --set overwrite=true."
+        ) from error
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise CorruptArtefactError(
+            f"{uri} was written with schema {manifest.schema_version}; this version reads {SCHEMA_VERSION}. Make it again."
+        )
+    return manifest
+
+
+def open_artefact(uri: str, kind: str, *, verify: bool = False) -> Artefact:
+    """Open a finished artefact of one kind; with ``verify`` its checksums are recomputed.
+
+    Raises:
+        IncompleteArtefactError: nothing finished lies there.
+        FingerprintMismatchError: it is an artefact of another kind.
+        CorruptArtefactError: a file is missing, of another size, or (with ``verify``) of other content.
+    """
+    folder = Folder(uri)
+    manifest = read_manifest(uri)
+    if manifest is None:
+        state = (
+            "its job has not finished; run the same command again to continue it"
+            if folder.exists()
+            else "nothing is there"
+        )
+        raise IncompleteArtefactError(f"No finished {kind} at {folder.uri}: {state}.")
+    if manifest.kind != kind:
+        raise FingerprintMismatchError(f"{folder.uri} holds a {manifest.kind}, not a {kind}. Check the URI.")
+    artefact = Artefact(folder, manifest)
+    present = set(folder.list())
+    for name, entry in manifest.files.items():
+        if name not in present or folder.size(name) != entry.num_bytes:
+            what = (
+                "is missing"
+                if name not in present
+                else f"has {folder.size(name)} bytes, manifest says {entry.num_bytes}"
+            )
+            raise CorruptArtefactError(
+                f"{folder.path(name)} {what}. Make the artefact again with --set overwrite=true."
+            )
+    if verify:
+        artefact.verify()
+    return artefact
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output folder that a job has taken: finished already, or to be written."""
+
+    folder: Folder
+    kind: str
+    config: Config
+    inputs: Mapping[str, str]
+    finished: Artefact | None
+
+    def commit(
+        self,
+        *,
+        counts: Mapping[str, int],
+        files: Mapping[str, FileEntry] | Iterable[str] | None = None,
+        id_hash: str | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> Artefact:
+        """Write the manifest, which makes the artefact complete.
+
+        ``files``: entries known already, names to hash now, or None for everything in the folder.
+        """
+        if not isinstance(files, Mapping):
+            names = self.folder.list() if files is None else list(files)
+            files = {name: file_entry(self.folder, name) for name in names if name not in (MANIFEST, _STARTED)}
+        manifest = Manifest(
+            kind=self.kind,
+            fingerprint=fingerprint(self.kind, self.config, self.inputs),
+            inputs=dict(self.inputs),
+            config=self.config.model_dump(mode="json"),
+            counts=dict(counts),
+            id_hash=id_hash,
+            facts=dict(facts or {}),
+            files=dict(files),
+            provenance={
+                "chatsearch": __version__,
+                "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "host": platform.node(),
+            },
+        )
+        self.folder.write_bytes(MANIFEST, manifest.model_dump_json(indent=1).encode())
+        self.folder.delete(_STARTED)
+        return Artefact(self.folder, manifest)
+
+
+def file_entry(folder: Folder, name: str) -> FileEntry:
+    """Hash one file of a folder."""
+    return FileEntry(sha256=folder.sha256(name), num_bytes=folder.size(name))
+
+
+class _Started(BaseModel):
+    kind: str
+    fingerprint: str
+
+
+def begin_output(uri: str, kind: str, config: Config, inputs: Mapping[str, str], *, overwrite: bool = False) -> Output:
+    """Take an output folder for a job.
+
+    A finished output with this fingerprint is returned as ``finished``. An interrupted one with this
+    fingerprint is continued: what lies in the folder is kept.
+
+    Raises:
+        ConflictingOutputError: the folder holds something else and ``overwrite`` is false.
+    """
+    folder = Folder(uri)
+    wanted = fingerprint(kind, config, inputs)
+    manifest = read_manifest(uri) if not overwrite else None
+    if manifest is not None and (manifest.kind, manifest.fingerprint) == (kind, wanted):
+        return Output(folder, kind, config, inputs, open_artefact(uri, kind))
+    held = manifest
+    if held is None and folder.exists(_STARTED):
+        started = _Started.model_validate_json(folder.read_bytes(_STARTED))
+        if (started.kind, started.fingerprint) == (kind, wanted) and not overwrite:
+            return Output(folder, kind, config, inputs, None)
+        held = started  # type: ignore[assignment]
+    if overwrite:
+        folder.delete_all()
+    elif held is not None:
+        raise ConflictingOutputError(
+            f"{folder.uri} already holds a {held.kind} with fingerprint {held.fingerprint}; this configuration makes a {kind} with "
+            f"{wanted}. Choose another output, or replace it with --set overwrite=true."
+        )
+    elif folder.exists():
+        raise ConflictingOutputError(
+            f"{folder.uri} is not empty and was not made by this job. Choose another output, or replace it with --set overwrite=true."
+        )
+    folder.write_bytes(_STARTED, _Started(kind=kind, fingerprint=wanted).model_dump_json().encode())
+    return Output(folder, kind, config, inputs, None)

@@ -1,0 +1,1 @@
+"""The retrieval model: vision, perceiver, language, queue, objective and bundles."""

@@ -1,0 +1,232 @@
+"""Folders at URIs: local paths and ``s3://`` behave the same.
+
+S3 takes its credentials, region and endpoint from the usual AWS variables (``AWS_ACCESS_KEY_ID``,
+``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``, ``AWS_ENDPOINT_URL``), so any S3 server works.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chatsearch.errors import MissingInputError, StorageError
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+
+def is_remote(uri: str) -> bool:
+    """Whether a URI names an object store rather than a local path."""
+    return "://" in uri and not uri.startswith("file://")
+
+
+def resolve(uri: str) -> str:
+    """Absolute local path, or the URI without a trailing slash."""
+    if is_remote(uri):
+        return uri.rstrip("/")
+    return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
+
+
+def join(uri: str, *names: str) -> str:
+    """A path below a URI."""
+    return "/".join([uri.rstrip("/"), *names])
+
+
+@functools.lru_cache(maxsize=32)
+def _s3(endpoint: str | None, region: str | None, access_key: str | None) -> FileSystem:
+    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+
+    options: dict[str, Any] = {
+        "retry_strategy": AwsStandardS3RetryStrategy(max_attempts=5),
+        "region": region or "us-east-1",
+    }
+    if endpoint:
+        scheme, _, address = endpoint.rpartition("://")
+        options |= {"endpoint_override": address, "scheme": scheme or "https"}
+    del access_key  # only a cache key: other credentials, other connection
+    return S3FileSystem(connect_timeout=10, request_timeout=60, **options)
+
+
+def filesystem(uri: str) -> tuple[FileSystem, str]:
+    """The pyarrow file system of a URI and the path inside it.
+
+    Raises:
+        StorageError: for a scheme other than a local path or ``s3://``.
+    """
+    from pyarrow.fs import LocalFileSystem
+
+    uri = resolve(uri)
+    if not is_remote(uri):
+        return LocalFileSystem(), uri
+    scheme, _, path = uri.partition("://")
+    if scheme != "s3":
+        raise StorageError(
+            f"Cannot open {uri!r}: scheme {scheme!r} is not supported. Use a local path or s3://bucket/prefix."
+        )
+    env = os.environ.get
+    return _s3(env("AWS_ENDPOINT_URL"), env("AWS_REGION") or env("AWS_DEFAULT_REGION"), env("AWS_ACCESS_KEY_ID")), path
+
+
+@contextlib.contextmanager
+def _named_errors(action: str, uri: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MissingInputError(f"Cannot {action} {uri}: it does not exist.") from error
+    except OSError as error:
+        hint = {
+            errno.ENOSPC: "The disk is full: free some space and run the same command again.",
+            errno.EROFS: "The file system is read-only: choose another output.",
+            errno.EACCES: "Permission denied: choose another output or fix the permissions.",
+        }.get(
+            error.errno or 0,
+            "Check the address, the credentials and that the store is up, then run the same command again.",
+        )
+        detail = " ".join(str(error).split())[:300]
+        raise StorageError(f"Cannot {action} {uri}: {detail}. {hint}") from error
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder at a URI. Writing a file is atomic: it is there whole or not at all."""
+
+    uri: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uri", resolve(self.uri))
+
+    def __str__(self) -> str:
+        return self.uri
+
+    def child(self, *names: str) -> Folder:
+        """A folder below this one."""
+        return Folder(join(self.uri, *names))
+
+    def path(self, name: str) -> str:
+        """URI of a file in this folder."""
+        return join(self.uri, name)
+
+    def exists(self, name: str = "") -> bool:
+        """Whether a file or, with no name, anything at all in the folder is there."""
+        from pyarrow.fs import FileType
+
+        if not name:
+            return bool(self.list(recursive=False))
+        with _named_errors("look up", self.path(name)):
+            fs, path = filesystem(self.path(name))
+            return fs.get_file_info(path).type == FileType.File
+
+    def size(self, name: str) -> int:
+        """Bytes of one file."""
+        with _named_errors("look up", self.path(name)):
+            fs, path = filesystem(self.path(name))
+            info = fs.get_file_info(path)
+            if not info.is_file:
+                raise FileNotFoundError(path)
+            return info.size
+
+    def list(self, prefix: str = "", *, recursive: bool = True) -> list[str]:
+        """Names of the files (with ``recursive=False`` also folders) below ``prefix``, sorted, relative to this folder."""
+        from pyarrow.fs import FileSelector, FileType
+
+        with _named_errors("list", self.uri):
+            fs, base = filesystem(self.uri)
+            root = join(base, prefix) if prefix else base
+            entries = fs.get_file_info(FileSelector(root, recursive=recursive, allow_not_found=True))
+            wanted = [e for e in entries if e.type == FileType.File or not recursive]
+            return sorted(os.path.relpath(e.path, base) for e in wanted if not e.base_name.startswith(".tmp-"))
+
+    def read_bytes(self, name: str) -> bytes:
+        """The whole file."""
+        with _named_errors("read", self.path(name)):
+            fs, path = filesystem(self.path(name))
+            with fs.open_input_stream(path) as stream:
+                return stream.read()
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write a file atomically and durably."""
+        with self.writing(name) as local:
+            Path(local).write_bytes(data)
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[str]:
+        """A local path to write; on leaving without an error it becomes ``name``, whole."""
+        target = self.path(name)
+        with _named_errors("write", target):
+            if is_remote(self.uri):
+                with tempfile.TemporaryDirectory(prefix="chatsearch-") as scratch:
+                    local = os.path.join(scratch, "file")
+                    yield local
+                    fs, path = filesystem(target)
+                    with open(local, "rb") as source, fs.open_output_stream(path) as sink:
+                        shutil.copyfileobj(source, sink, 8 << 20)
+                return
+            folder = os.path.dirname(target)
+            os.makedirs(folder, exist_ok=True)
+            local = os.path.join(folder, f".tmp-{uuid.uuid4().hex}")
+            try:
+                yield local
+                with open(local, "rb") as handle:
+                    os.fsync(handle.fileno())
+                os.replace(local, target)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(local)
+
+    def upload(self, local: str | Path, name: str) -> None:
+        """Copy one local file in, atomically."""
+        with self.writing(name) as scratch:
+            shutil.copyfile(local, scratch)
+
+    def local_path(self, name: str) -> str:
+        """A local file with this content: the file itself, or a copy cached by URI and size."""
+        if not is_remote(self.uri):
+            if not os.path.exists(self.path(name)):
+                raise MissingInputError(f"Cannot read {self.path(name)}: it does not exist.")
+            return self.path(name)
+        root = os.environ.get(
+            "CHATSEARCH_CACHE", os.path.join(tempfile.gettempdir(), f"chatsearch-cache-{os.getuid()}")
+        )
+        with _named_errors("look up", self.path(name)):
+            fs, path = filesystem(self.path(name))
+            info = fs.get_file_info(path)
+        key = hashlib.sha256(f"{self.path(name)}|{info.size}|{info.mtime_ns}".encode()).hexdigest()[:24]
+        cached = os.path.join(root, key, os.path.basename(name))
+        if not os.path.exists(cached):
+            os.makedirs(root, mode=0o700, exist_ok=True)
+            whole = Folder(os.path.dirname(cached)).writing(os.path.basename(cached))
+            with whole as scratch, fs.open_input_stream(path) as source, open(scratch, "wb") as sink:
+                shutil.copyfileobj(source, sink, 8 << 20)
+        return cached
+
+    def delete(self, name: str) -> None:
+        """Remove one file; a missing one is fine."""
+        with _named_errors("delete", self.path(name)), contextlib.suppress(FileNotFoundError):
+            fs, path = filesystem(self.path(name))
+            fs.delete_file(path)
+
+    def delete_all(self) -> None:
+        """Remove the folder with all it holds."""
+        with _named_errors("delete", self.uri), contextlib.suppress(FileNotFoundError):
+            fs, path = filesystem(self.uri)
+            fs.delete_dir(path)
+
+    def sha256(self, name: str) -> str:
+        """sha256 of one file, in hex."""
+        hasher = hashlib.sha256()
+        with _named_errors("read", self.path(name)):
+            fs, path = filesystem(self.path(name))
+            with fs.open_input_stream(path) as stream:
+                while chunk := stream.read(8 << 20):
+                    hasher.update(chunk)
+        return hasher.hexdigest()

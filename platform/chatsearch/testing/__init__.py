@@ -1,0 +1,1 @@
+"""Tiny models, tiny galleries and local servers for tests and the quickstart."""
