@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import os
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -98,15 +99,28 @@ class Artefact:
             CorruptArtefactError: naming the first file that does not hold.
         """
         for name in names if names is not None else self.manifest.files:
-            entry = self.manifest.files.get(name)
-            if entry is None:
-                raise CorruptArtefactError(f"{self.uri} has no file {name!r} in its manifest. Make the artefact again.")
-            actual = self.folder.sha256(name)
-            if actual != entry.sha256:
-                raise CorruptArtefactError(
-                    f"{self.folder.path(name)} is damaged: sha256 {actual[:12]}, manifest says {entry.sha256[:12]}. "
-                    "Restore the file or make the artefact again with --set overwrite=true."
-                )
+            self._check(name, self.folder)
+
+    def checked_path(self, name: str) -> str:
+        """A local file that holds exactly what the manifest says; remote files are copied into the cache first.
+
+        Raises:
+            CorruptArtefactError: naming the file, if its checksum does not hold.
+        """
+        local = self.folder.local_path(name)
+        self._check(name, Folder(os.path.dirname(local)), os.path.basename(local))
+        return local
+
+    def _check(self, name: str, held_in: Folder, held_as: str | None = None) -> None:
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            raise CorruptArtefactError(f"{self.uri} has no file {name!r} in its manifest. Make the artefact again.")
+        actual = held_in.sha256(held_as or name)
+        if actual != entry.sha256:
+            raise CorruptArtefactError(
+                f"{held_in.path(held_as or name)} is damaged: sha256 {actual[:12]}, manifest of {self.uri} says {entry.sha256[:12]}. "
+                "Restore the file or make the artefact again with --set overwrite=true."
+            )
 
 
 def read_manifest(uri: str) -> Manifest | None:
@@ -151,14 +165,10 @@ def open_artefact(uri: str, kind: str, *, verify: bool = False) -> Artefact:
     if manifest.kind != kind:
         raise FingerprintMismatchError(f"{folder.uri} holds a {manifest.kind}, not a {kind}. Check the URI.")
     artefact = Artefact(folder, manifest)
-    present = set(folder.list())
+    present = folder.sizes()
     for name, entry in manifest.files.items():
-        if name not in present or folder.size(name) != entry.num_bytes:
-            what = (
-                "is missing"
-                if name not in present
-                else f"has {folder.size(name)} bytes, manifest says {entry.num_bytes}"
-            )
+        if present.get(name) != entry.num_bytes:
+            what = f"has {present[name]} bytes, manifest says {entry.num_bytes}" if name in present else "is missing"
             raise CorruptArtefactError(
                 f"{folder.path(name)} {what}. Make the artefact again with --set overwrite=true."
             )

@@ -137,14 +137,24 @@ class Folder:
 
     def list(self, prefix: str = "", *, recursive: bool = True) -> list[str]:
         """Names of the files (with ``recursive=False`` also folders) below ``prefix``, sorted, relative to this folder."""
+        return sorted(self._entries(prefix, recursive=recursive))
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Bytes of every file below ``prefix``, by name, from one listing: on S3 a request per file is slow."""
+        return self._entries(prefix, recursive=True)
+
+    def _entries(self, prefix: str, *, recursive: bool) -> dict[str, int]:
         from pyarrow.fs import FileSelector, FileType
 
         with _named_errors("list", self.uri):
             fs, base = filesystem(self.uri)
             root = join(base, prefix) if prefix else base
             entries = fs.get_file_info(FileSelector(root, recursive=recursive, allow_not_found=True))
-            wanted = [e for e in entries if e.type == FileType.File or not recursive]
-            return sorted(os.path.relpath(e.path, base) for e in wanted if not e.base_name.startswith(".tmp-"))
+            return {
+                os.path.relpath(e.path, base): e.size
+                for e in entries
+                if (e.type == FileType.File or not recursive) and not e.base_name.startswith(".tmp-")
+            }
 
     def read_bytes(self, name: str) -> bytes:
         """The whole file."""

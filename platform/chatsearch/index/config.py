@@ -1,0 +1,60 @@
+"""What the ``embed`` and ``index`` jobs are told. Light: nothing heavy is imported."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from chatsearch.config import Config, runtime
+
+
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, str) and value else value or ()
+
+
+class EmbedConfig(Config):
+    """A gallery's pictures through the frozen vision encoder, once.
+
+    The input URIs stay out of the fingerprint, which holds the fingerprints of what lies there instead.
+    """
+
+    gallery: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = runtime(())
+    """Document shards whose pictures are embedded: one URI or several."""
+    model: str = runtime("")
+    """Model bundle or model weights that carry the frozen vision encoder."""
+    output: str = runtime("")
+    """Where the feature store goes."""
+    tokens: bool = False
+    """Also keep the encoder's visual tokens (float16), so that training can run from cached features."""
+    images_per_part: int = Field(512, ge=1, le=100_000)
+    """Pictures in one part file: what an interrupted job loses at most, per actor."""
+    batch_size: int = Field(32, ge=1, le=4096)
+    """Pictures in one forward pass. It decides the last bits of the features, so it is part of the fingerprint."""
+    max_metadata_chars: int = Field(300, ge=0)
+    """Attributes longer than this stay in the documents and are not copied into the gallery."""
+    max_rejected_fraction: float = Field(0.05, ge=0.0, le=1.0)
+    """More pictures than this share set aside fail the job."""
+    num_actors: int = runtime(1, ge=1)
+    """Most encoder actors at a time; fewer when there are fewer parts to make."""
+    cpus_per_actor: float = runtime(1.0, gt=0)
+    gpus_per_actor: float = runtime(0.0, ge=0)
+    decode_threads: int = runtime(2, ge=1)
+    """Threads per actor that decode the next batch while the encoder works on this one."""
+    overwrite: bool = runtime(False)
+
+
+class IndexConfig(Config):
+    """A feature store projected with a model's M_Q into FAISS shards."""
+
+    features: str = runtime("")
+    """Feature store to index."""
+    model: str = runtime("")
+    """Model bundle whose M_Q projects the features."""
+    output: str = runtime("")
+    """Where the index goes."""
+    kind: Literal["flat"] = "flat"
+    """``flat``: exact inner product over all rows."""
+    num_shards: int = Field(1, ge=1, le=1024)
+    """Items are spread over the shards by their faiss id."""
+    overwrite: bool = runtime(False)
