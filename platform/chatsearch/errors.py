@@ -8,6 +8,7 @@
     |   |-- BadImageError           not a picture we accept
     |   |-- TooManyRejectedError    more bad records than the job allows
     |   |-- UnsupportedRequestError a dialogue that cannot be answered as it stands
+    |   |-- LimitExceededError      a request larger than the service or the model takes
     |-- ArtefactError               something on disk or in a bucket is not what it should be
     |   |-- IncompleteArtefactError no manifest: the job that makes it has not finished
     |   |-- CorruptArtefactError    checksum or schema does not hold
@@ -74,6 +75,10 @@ class TooManyRejectedError(InputError):
 
 class UnsupportedRequestError(InputError):
     """A dialogue or request that cannot be answered as it stands."""
+
+
+class LimitExceededError(InputError):
+    """A request larger than the service or the model takes."""
 
 
 class ArtefactError(ChatSearchError):
