@@ -1,0 +1,83 @@
+"""What the application is told: typed, frozen, checked when built. Light: neither Ray nor torch is imported."""
+
+from __future__ import annotations
+
+from chatsearch.config import Config
+from chatsearch.errors import ConfigError
+from pydantic import Field, field_validator
+
+
+class Limits(Config):
+    """What a request may ask for. Everything beyond is refused before any work is done."""
+
+    max_body_bytes: int = Field(default=20_000_000, ge=1024)
+    """Bytes of an HTTP request body: 413 beyond."""
+    max_images: int = Field(default=16, ge=1)
+    """Pictures in one dialogue, earlier turns included."""
+    max_turns: int = Field(default=64, ge=1)
+    """User and assistant turns in one dialogue."""
+    max_tokens: int = Field(default=8192, ge=64)
+    """Positions of a prompt, image blocks included. The model's own context may be shorter and then counts."""
+    max_text_characters: int = Field(default=65_536, ge=256)
+    """Characters of all text in one dialogue: a bound that is checked before anything is tokenised."""
+    max_new_tokens: int = Field(default=256, ge=1)
+    """Tokens of one answer; also the default."""
+    max_candidates: int = Field(default=100, ge=1)
+    """Candidates of one retrieval."""
+
+
+class Scaling(Config):
+    """Replicas of one deployment, as Ray Serve's autoscaler reads them."""
+
+    min_replicas: int = Field(default=1, ge=1)
+    max_replicas: int = Field(default=1, ge=1)
+    target_ongoing_requests: float = Field(default=2.0, gt=0)
+    """Requests in flight a replica that the autoscaler aims at."""
+    max_ongoing_requests: int = Field(default=8, ge=1)
+    """Requests in flight a replica takes; more wait in the queue of the caller."""
+    max_queued_requests: int = Field(default=64, ge=1)
+    """Requests that may wait, per caller. Beyond: 503 with Retry-After."""
+    num_cpus: float = Field(default=0.5, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0)
+    upscale_delay_s: float = Field(default=5.0, ge=0)
+    downscale_delay_s: float = Field(default=120.0, ge=0)
+
+    def model_post_init(self, _: object) -> None:
+        """Check what one field cannot say alone."""
+        if self.max_replicas < self.min_replicas:
+            raise ConfigError(f"max_replicas={self.max_replicas} is below min_replicas={self.min_replicas}.")
+        if self.target_ongoing_requests >= self.max_ongoing_requests:
+            raise ConfigError(
+                f"target_ongoing_requests={self.target_ongoing_requests} must be below "
+                f"max_ongoing_requests={self.max_ongoing_requests}, or the autoscaler never sees a reason to add a replica."
+            )
+
+
+class ServeArgs(Config):
+    """Arguments of :func:`serve.app.build_app`; the ``args`` of an application in a Serve config file."""
+
+    model: str
+    """URI of the model bundle."""
+    index: str
+    """URI of the gallery index; it must be built with this model's M_Q."""
+    images: tuple[str, ...]
+    """URIs of the document shards that hold the gallery's pictures."""
+    database: str = "sqlite:///chatsearch.db"
+    """SQLAlchemy URL of the conversations. SQLite for one machine, PostgreSQL for a cluster."""
+    limits: Limits = Limits()
+    ingress_scaling: Scaling = Scaling(
+        target_ongoing_requests=16, max_ongoing_requests=64, max_queued_requests=256, num_cpus=0.2
+    )
+    model_scaling: Scaling = Scaling()
+    shard_scaling: Scaling = Scaling(target_ongoing_requests=4, max_ongoing_requests=16, num_cpus=0.2)
+    torch_threads: int = Field(default=1, ge=1)
+    """CPU threads of a model replica."""
+    turn_timeout_s: float = Field(default=120.0, gt=0)
+    """A turn that takes longer is ended with a problem document."""
+    retry_after_s: float = Field(default=2.0, ge=0)
+    """What a refused client is told to wait."""
+
+    @field_validator("images", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
