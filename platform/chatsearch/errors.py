@@ -6,6 +6,7 @@
     |-- InputError                  the user's data or request is wrong
     |   |-- MissingInputError       a folder, file or picture is not there
     |   |-- BadImageError           not a picture we accept
+    |   |-- GalleryError            no items, or item ids that repeat or collide
     |   |-- TooManyRejectedError    more bad records than the job allows
     |   |-- UnsupportedRequestError a dialogue that cannot be answered as it stands
     |   |-- LimitExceededError      a request larger than the service or the model takes
@@ -67,6 +68,10 @@ class MissingInputError(InputError):
 
 class BadImageError(InputError):
     """Bytes that are not a picture within the accepted limits."""
+
+
+class GalleryError(InputError):
+    """A gallery that cannot be searched: it has no items, or its item ids repeat or collide."""
 
 
 class TooManyRejectedError(InputError):

@@ -1,0 +1,199 @@
+"""Building a gallery index: stored features projected with a model's M_Q, one matrix product, no picture decoded.
+
+Shape suffixes: N pictures, M items, D width of f_CLS, d retrieval dimension.
+
+    shards/index-00000.faiss      IndexIDMap2 over IndexFlatIP, rows in the order of their faiss ids
+    shards/items-00000.parquet    item_id, content_hash, metadata (JSON), faiss_id, in the same order
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from chatsearch.errors import ConfigError, CorruptArtefactError, FingerprintMismatchError, GalleryError
+from chatsearch.index.config import IndexConfig
+from chatsearch.index.features import FeatureStore
+from chatsearch.index.items import check_item_ids, write_items
+from chatsearch.index.shard import GALLERY_INDEX, index_name, items_name, shard_of
+from chatsearch.index.vectors import Float32, unit_rows
+from chatsearch.manifest import Artefact, begin_output, file_entry, hash_ids, open_artefact
+from chatsearch.storage import Folder
+from chatsearch.types import GalleryItem, faiss_id
+
+MODEL_BUNDLE = "model-bundle"
+PROJECTION = "projection.safetensors"
+_MAX_PROJECTED = 1 << 16
+"""Rows projected at a time in float64."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """M_Q of a model bundle, read without torch."""
+
+    uri: str
+    model_fingerprint: str
+    mq_fingerprint: str
+    encoder_fingerprint: str
+    preprocessing_id: str
+    weight_dD: Float32
+
+    @classmethod
+    def open(cls, uri: str) -> Projection:
+        """Read the projection of the bundle at a URI.
+
+        Raises:
+            ArtefactError: if there is no finished bundle, or its projection is damaged.
+        """
+        bundle = open_artefact(uri, MODEL_BUNDLE)
+        path = bundle.checked_path(PROJECTION)
+        try:
+            tensors = load_file(path)
+        except SafetensorError as error:
+            raise CorruptArtefactError(f"{path} is not a safetensors file: {error}. Export the model again.") from error
+        (weight_dD,) = tensors.values()
+        facts = bundle.manifest.facts
+        return cls(
+            bundle.uri,
+            bundle.fingerprint,
+            facts["mq_fingerprint"],
+            facts["encoder_fingerprint"],
+            facts["preprocessing_id"],
+            weight_dD,
+        )
+
+    def check(self, store: FeatureStore) -> None:
+        """Check that the features come from this model's vision encoder.
+
+        Raises:
+            FingerprintMismatchError: naming both sides and the command that makes fitting features.
+        """
+        for what, ours, theirs in (
+            ("encoder", self.encoder_fingerprint, store.encoder_fingerprint),
+            ("preprocessing", self.preprocessing_id, store.preprocessing_id),
+            ("feature width", str(self.weight_dD.shape[1]), str(store.dimension)),
+        ):
+            if ours != theirs:
+                gallery = ",".join(f'"{uri}"' for uri in store.images)
+                raise FingerprintMismatchError(
+                    f"Features {store.uri} were made with {what} {theirs}, model {self.uri} has {what} {ours}. Embed the gallery with "
+                    f"this model: python -m jobs.embed --set 'gallery=[{gallery}]' --set model={self.uri} --set output=NEW_URI"
+                )
+
+    def apply(self, cls_ND: Float32) -> Float32:
+        """unit(f_CLS M_Q), (N, d)."""
+        weight_Dd = self.weight_dD.T.astype(np.float64)
+        parts = [
+            # In float64 and rounded once: the order in which a BLAS sums does not show in float32.
+            unit_rows(np.matmul(cls_ND[start : start + _MAX_PROJECTED].astype(np.float64), weight_Dd))
+            for start in range(0, len(cls_ND), _MAX_PROJECTED)
+        ]
+        return np.concatenate(parts) if parts else np.empty((0, weight_Dd.shape[1]), np.float32)
+
+
+def build_index(config: IndexConfig, on_shard: Callable[[int, int], None] | None = None) -> Artefact:
+    """Build the index a configuration describes, or return it when it is finished already.
+
+    Args:
+        config: what to build.
+        on_shard: told (shards done, shards in all) after each shard.
+
+    Raises:
+        ConfigError: if a URI is not set.
+        FingerprintMismatchError: if features and model do not belong together.
+        GalleryError: if the gallery is empty, or item ids repeat or collide.
+        CorruptArtefactError: if features are not finite, or items name pictures without features.
+    """
+    for name in ("features", "model", "output"):
+        if not getattr(config, name):
+            raise ConfigError(f"{name} is not set; say where with --set {name}=URI.")
+    store = FeatureStore.open(config.features)
+    projection = Projection.open(config.model)
+    projection.check(store)
+    output = begin_output(
+        config.output,
+        GALLERY_INDEX,
+        config,
+        {"features": store.fingerprint, "model": projection.model_fingerprint},
+        overwrite=config.overwrite,
+    )
+    if output.finished:
+        return output.finished
+    items = store.items()
+    shards = split_items(items, config.num_shards, where=store.uri)
+    vectors_Nd = projection.apply(store.matrix_ND)
+    _check_finite(vectors_Nd, store)
+    names: list[str] = []
+    for shard, members in enumerate(shards):
+        rows_M = np.array([store.row_of(item.content_hash) for _, item in members], dtype=np.int64)
+        _write_shard(output.folder, shard, members, vectors_Nd[rows_M])
+        names += [index_name(shard), items_name(shard)]
+        if on_shard:
+            on_shard(shard + 1, config.num_shards)
+    return output.commit(
+        counts={"items": len(items), "shards": config.num_shards, "pictures": len({i.content_hash for i in items})},
+        files={name: file_entry(output.folder, name) for name in names},
+        id_hash=hash_ids(item.item_id for item in items),
+        facts={
+            "kind": config.kind,
+            "dimension": vectors_Nd.shape[1],
+            "metric": "cosine",
+            "features": store.uri,
+            "images": list(store.images),
+            "model": projection.uri,
+            "model_fingerprint": projection.model_fingerprint,
+            "mq_fingerprint": projection.mq_fingerprint,
+            "encoder_fingerprint": store.encoder_fingerprint,
+            "preprocessing_id": store.preprocessing_id,
+            "items_per_shard": [len(members) for members in shards],
+        },
+    )
+
+
+def split_items(items: Sequence[GalleryItem], num_shards: int, *, where: str) -> list[list[tuple[int, GalleryItem]]]:
+    """Items with their faiss ids, by shard, each shard in the order of the ids.
+
+    Raises:
+        GalleryError: if there are no items, or two share an item id or a faiss id.
+    """
+    if not items:
+        raise GalleryError(
+            f"{where} has no gallery items, so there is nothing to search. Embed shards that hold pictures."
+        )
+    check_item_ids(item.item_id for item in items)
+    holder: dict[int, GalleryItem] = {}
+    for item in items:
+        number = faiss_id(item.item_id)
+        other = holder.setdefault(number, item)
+        if other is not item:
+            raise GalleryError(
+                f"Item ids {other.item_id!r} and {item.item_id!r} have the same 63-bit id {number}. Rename one of them at its source."
+            )
+    shards: list[list[tuple[int, GalleryItem]]] = [[] for _ in range(num_shards)]
+    for number in sorted(holder):
+        shards[shard_of(number, num_shards)].append((number, holder[number]))
+    return shards
+
+
+def _check_finite(vectors_Nd: Float32, store: FeatureStore) -> None:
+    bad = np.flatnonzero(~np.isfinite(vectors_Nd).all(axis=1))
+    if len(bad):
+        raise CorruptArtefactError(
+            f"{len(bad)} of {len(vectors_Nd)} pictures in {store.uri} have no direction after projection (NaN, infinite or zero), "
+            f"first {store.hashes[bad[0]][:16]}. Check the model, then embed again with --set overwrite=true."
+        )
+
+
+def _write_shard(folder: Folder, shard: int, members: Sequence[tuple[int, GalleryItem]], vectors_Md: Float32) -> None:
+    numbers_M = np.array([number for number, _ in members], dtype=np.int64)
+    index = faiss.IndexIDMap2(faiss.IndexFlatIP(vectors_Md.shape[1]))
+    index.add_with_ids(np.ascontiguousarray(vectors_Md), numbers_M)
+    with folder.writing(items_name(shard)) as path:
+        write_items(path, [item for _, item in members], numbers_M.tolist())
+    with folder.writing(index_name(shard)) as path:
+        faiss.write_index(index, path)

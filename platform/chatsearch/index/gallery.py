@@ -1,0 +1,122 @@
+"""A whole gallery index in one process: all shards searched at a time, their hits merged.
+
+Shape suffixes: B queries, D retrieval dimension.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chatsearch.errors import FingerprintMismatchError, InputError
+from chatsearch.index.merge import merge_batches
+from chatsearch.index.shard import GALLERY_INDEX, IndexShard, shard_of
+from chatsearch.index.vectors import Exclusions
+from chatsearch.manifest import Artefact, open_artefact
+from chatsearch.types import GalleryItem, Hit, faiss_id
+
+
+def open_index(uri: str, mq_fingerprint: str | None = None, *, model: str = "MODEL") -> Artefact:
+    """Open the index at a URI for a model, without loading its shards.
+
+    Args:
+        uri: where the index lies.
+        mq_fingerprint: fingerprint of the serving model's M_Q; None leaves the check out.
+        model: URI of the serving model, for the command that repairs a mismatch.
+
+    Raises:
+        ArtefactError: if there is no finished index, or it is damaged.
+        FingerprintMismatchError: if it was built with another M_Q: its pictures would still look plausible.
+    """
+    artefact = open_artefact(uri, GALLERY_INDEX)
+    facts = artefact.manifest.facts
+    if mq_fingerprint is not None and mq_fingerprint != facts["mq_fingerprint"]:
+        raise FingerprintMismatchError(
+            f"Index {artefact.uri} was built with M_Q {facts['mq_fingerprint']}, the model has M_Q {mq_fingerprint}. Build its index: "
+            f"python -m jobs.index --set features={facts['features']} --set model={model} --set output=NEW_URI"
+        )
+    return artefact
+
+
+class GalleryIndex:
+    """Exact fan-out search over the shards of one index."""
+
+    def __init__(self, artefact: Artefact) -> None:
+        self.artefact = artefact
+        num_shards: int = artefact.manifest.counts["shards"]
+        self._pool = ThreadPoolExecutor(min(num_shards, os.cpu_count() or 1), thread_name_prefix="index-shard")
+        self._shards = list(self._pool.map(lambda shard: IndexShard.open(artefact, shard), range(num_shards)))
+
+    @classmethod
+    def open(cls, uri: str, mq_fingerprint: str | None = None, *, model: str = "MODEL") -> GalleryIndex:
+        """Load the index at a URI for a model, see :func:`open_index`."""
+        return cls(open_index(uri, mq_fingerprint, model=model))
+
+    @property
+    def version(self) -> str:
+        """Fingerprint of the index; every answer names it."""
+        return self.artefact.fingerprint
+
+    @property
+    def dimension(self) -> int:
+        """Width of a query."""
+        return self.artefact.manifest.facts["dimension"]
+
+    @property
+    def num_items(self) -> int:
+        """Items that can be found."""
+        return self.artefact.manifest.counts["items"]
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Document shards that hold the pictures."""
+        return tuple(self.artefact.manifest.facts["images"])
+
+    def describe(self) -> dict[str, Any]:
+        """What is served: version, counts and everything the index says about what made it."""
+        return {
+            "uri": self.artefact.uri,
+            "version": self.version,
+            **self.artefact.manifest.counts,
+            **self.artefact.manifest.facts,
+        }
+
+    def item(self, item_id: str) -> GalleryItem:
+        """One item by its id.
+
+        Raises:
+            InputError: if the gallery has no such item.
+        """
+        number = faiss_id(item_id)
+        item = self._shards[shard_of(number, len(self._shards))].find(number)
+        if item is None or item.item_id != item_id:
+            raise InputError(
+                f"No item {item_id!r} in gallery index {self.version} of {self.num_items} items. Use an id from a list of hits."
+            )
+        return item
+
+    def search(self, queries_BD: NDArray[np.floating], k: int, exclude: Exclusions = ()) -> list[list[Hit]]:
+        """The best ``k`` items of every query: all there are when ``k`` exceeds them.
+
+        Args:
+            queries_BD: query embeddings of the model the index was built with.
+            k: number of hits wanted.
+            exclude: content hashes to leave out, one collection per query; every item that shows such a picture is left out.
+
+        Returns:
+            For each query its hits, score descending, then item id.
+
+        Raises:
+            InputError: for a bad ``k``, query or exclusion list.
+        """
+        if len(self._shards) == 1:
+            return merge_batches([self._shards[0].search(queries_BD, k, exclude)], k)
+        return merge_batches(list(self._pool.map(lambda shard: shard.search(queries_BD, k, exclude), self._shards)), k)
+
+    def close(self) -> None:
+        """Let the threads go; the shards' files close with the last reference to them."""
+        self._pool.shutdown()

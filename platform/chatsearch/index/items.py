@@ -1,0 +1,105 @@
+"""The item table: which item ids a gallery has, which picture each one shows, and what is known about it.
+
+One Parquet file, written by ``embed`` for a whole gallery and by ``index`` per shard (there with the faiss ids).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from chatsearch.errors import CorruptArtefactError, GalleryError
+from chatsearch.types import GalleryItem
+
+_SCHEMA = pa.schema([("item_id", pa.string()), ("content_hash", pa.string()), ("metadata", pa.string())])
+_FAISS_ID = pa.field("faiss_id", pa.int64())
+
+
+class ItemTable:
+    """Gallery items by row, held as Arrow columns; an item is built only when it is asked for."""
+
+    def __init__(self, table: pa.Table) -> None:
+        table = table.combine_chunks()
+        self._item_ids = _column(table, "item_id")
+        self._hashes = _column(table, "content_hash")
+        self._metadata = _column(table, "metadata")
+        self.faiss_ids_N: NDArray[np.int64] | None = (
+            _column(table, "faiss_id").to_numpy() if "faiss_id" in table.column_names else None
+        )
+
+    def __len__(self) -> int:
+        return len(self._item_ids)
+
+    def __iter__(self) -> Iterator[GalleryItem]:
+        return (self.item(row) for row in range(len(self)))
+
+    def item(self, row: int) -> GalleryItem:
+        """The item in one row."""
+        metadata: dict[str, Any] = json.loads(self._metadata[row].as_py())
+        return GalleryItem(self._item_ids[row].as_py(), self._hashes[row].as_py(), metadata)
+
+    def content_hash(self, row: int) -> str:
+        """Which picture the item in one row shows."""
+        return self._hashes[row].as_py()
+
+    def id_order(self) -> NDArray[np.int64]:
+        """Place of each row in the order of the item ids: what breaks ties, as one number."""
+        import pyarrow.compute as pc
+
+        rows = pc.sort_indices(self._item_ids).to_numpy()
+        order = np.empty(len(rows), np.int64)
+        order[rows] = np.arange(len(rows))
+        return order
+
+
+def _column(table: pa.Table, name: str) -> pa.Array:
+    column = table.column(name)
+    return column.chunk(0) if column.num_chunks else pa.array([], column.type)
+
+
+def write_items(path: str, items: Sequence[GalleryItem], faiss_ids: Sequence[int] | None = None) -> None:
+    """Write the table to a local file. The same items give the same bytes."""
+    columns = [
+        pa.array([item.item_id for item in items], pa.string()),
+        pa.array([item.content_hash for item in items], pa.string()),
+        pa.array([json.dumps(dict(item.metadata), sort_keys=True) for item in items], pa.string()),
+    ]
+    schema = _SCHEMA
+    if faiss_ids is not None:
+        columns.append(pa.array(faiss_ids, pa.int64()))
+        schema = schema.append(_FAISS_ID)
+    pq.write_table(pa.Table.from_arrays(columns, schema=schema), path)
+
+
+def read_items(path: str) -> ItemTable:
+    """Read the table from a local file.
+
+    Raises:
+        CorruptArtefactError: if the file is no item table.
+    """
+    try:
+        return ItemTable(pq.read_table(path))
+    except (pa.ArrowException, KeyError) as error:
+        raise CorruptArtefactError(f"{path} is not an item table: {error}. Make the artefact again.") from error
+
+
+def check_item_ids(item_ids: Iterable[str]) -> None:
+    """Check that no item id appears twice.
+
+    Raises:
+        GalleryError: naming the first id that does.
+    """
+    seen: set[str] = set()
+    for item_id in item_ids:
+        if item_id in seen:
+            raise GalleryError(
+                f"Item id {item_id!r} appears more than once in the gallery; each item needs its own. "
+                "Rename or remove the repeated item at its source and prepare the gallery again."
+            )
+        seen.add(item_id)

@@ -1,0 +1,172 @@
+"""One shard of a gallery index: a FAISS file and the items it stands for.
+
+Shape suffixes: B queries, P queries of one round, K candidates fetched per query, N items of the shard, D retrieval dimension.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from chatsearch.errors import ConfigError, CorruptArtefactError
+from chatsearch.index.items import read_items
+from chatsearch.index.merge import ShardHits
+from chatsearch.index.vectors import (
+    Exclusions,
+    Float32,
+    check_exclusions,
+    check_k,
+    check_queries,
+    exact_scores,
+    score_error,
+)
+from chatsearch.manifest import Artefact, open_artefact
+from chatsearch.types import GalleryItem, Hit
+
+GALLERY_INDEX = "gallery-index"
+_SPARE = 8
+"""Candidates fetched beyond ``k``: enough to settle nearly every query in the first round."""
+_MAX_GATHERED = 1 << 24
+"""Numbers gathered at a time for exact scoring (128 MiB)."""
+
+
+def index_name(shard: int) -> str:
+    """FAISS file of a shard."""
+    return f"shards/index-{shard:05d}.faiss"
+
+
+def items_name(shard: int) -> str:
+    """Item table of a shard."""
+    return f"shards/items-{shard:05d}.parquet"
+
+
+def shard_of(faiss_id: int, num_shards: int) -> int:
+    """The shard that holds a faiss id: equal ranges of the 63-bit ids, in order."""
+    return (faiss_id * num_shards) >> 63
+
+
+class IndexShard:
+    """Search over one shard. Nothing changes after opening, so any number of threads may search at a time."""
+
+    def __init__(self, artefact: Artefact, shard: int) -> None:
+        num_shards = artefact.manifest.counts["shards"]
+        if not 0 <= shard < num_shards:
+            raise ConfigError(
+                f"Index {artefact.uri} has shards 0 to {num_shards - 1}; there is no shard {shard}. Check the deployment's shard count."
+            )
+        self.version = artefact.fingerprint
+        self.shard = shard
+        self.dimension: int = artefact.manifest.facts["dimension"]
+        # Checked before FAISS sees a byte: its reader trusts sizes in the file.
+        index_path = artefact.checked_path(index_name(shard))
+        self._items = read_items(artefact.checked_path(items_name(shard)))
+        self._index = _read_index(index_path)
+        self._faiss_ids_N = faiss.vector_to_array(self._index.id_map)
+        if self._items.faiss_ids_N is None or not np.array_equal(self._items.faiss_ids_N, self._faiss_ids_N):
+            raise CorruptArtefactError(
+                f"Shard {shard} of {artefact.uri}: the item table and the FAISS file name different ids. Build the index again."
+            )
+        self._vectors_ND = _flat_vectors(self._index)
+        self._id_order_N = self._items.id_order()
+
+    @classmethod
+    def open(cls, index: Artefact | str, shard: int) -> IndexShard:
+        """Open one shard of an index.
+
+        Raises:
+            ArtefactError: if there is no finished index or a file of the shard is damaged.
+            ConfigError: if the index has no such shard.
+        """
+        return cls(open_artefact(index, GALLERY_INDEX) if isinstance(index, str) else index, shard)
+
+    def __len__(self) -> int:
+        return len(self._faiss_ids_N)
+
+    def find(self, faiss_id: int) -> GalleryItem | None:
+        """The item with a faiss id, or None."""
+        row = int(np.searchsorted(self._faiss_ids_N, faiss_id))
+        if row == len(self) or self._faiss_ids_N[row] != faiss_id:
+            return None
+        return self._items.item(row)
+
+    def search(self, queries_BD: NDArray[np.floating], k: int, exclude: Exclusions = ()) -> ShardHits:
+        """The best ``k`` items of every query in this shard: all there are when ``k`` exceeds them.
+
+        FAISS proposes; the exact score decides. Its float32 scores depend on batch and shard in the last bits, so candidates are
+        fetched until none that was left out could still belong to the answer.
+
+        Args:
+            queries_BD: query embeddings of the model the index was built with.
+            k: number of hits wanted.
+            exclude: content hashes to leave out, one collection per query.
+
+        Raises:
+            InputError: for a bad ``k``, query or exclusion list.
+        """
+        k = check_k(k)
+        queries_BD = check_queries(queries_BD, self.dimension)
+        exclusions = check_exclusions(exclude, len(queries_BD))
+        answers: list[tuple[Hit, ...]] = [()] * len(queries_BD)
+        open_P = list(range(len(queries_BD))) if len(self) else []
+        fetch = min(len(self), k + _SPARE + max((len(hashes) for hashes in exclusions), default=0))
+        while open_P:
+            still_open = []
+            step = max(1, _MAX_GATHERED // (fetch * self.dimension))
+            for start in range(0, len(open_P), step):
+                queries = open_P[start : start + step]
+                found = self._fetch(queries_BD[queries], k, fetch, [exclusions[query] for query in queries])
+                for query, hits in zip(queries, found, strict=True):
+                    if hits is None:
+                        still_open.append(query)
+                    else:
+                        answers[query] = hits
+            open_P = still_open
+            fetch = min(len(self), 4 * fetch)
+        return ShardHits(self.version, self.shard, tuple(answers))
+
+    def _fetch(
+        self, queries_PD: Float32, k: int, fetch: int, exclusions: list[frozenset[str]]
+    ) -> list[tuple[Hit, ...] | None]:
+        """Answers from ``fetch`` candidates a query; None where one that was not fetched could still belong to the answer."""
+        approximate_PK, ids_PK = self._index.search(queries_PD, fetch)
+        rows_PK = np.searchsorted(self._faiss_ids_N, ids_PK)
+        found_PK = ids_PK >= 0  # FAISS fills empty places with -1
+        rows_PK[~found_PK] = 0
+        scores_PK = exact_scores(self._vectors_ND[rows_PK], queries_PD[:, None, :])
+        scores_PK[~found_PK] = -np.inf
+        best_PK = np.lexsort((self._id_order_N[rows_PK], -scores_PK), axis=-1)
+        bound_P = approximate_PK[:, -1] + score_error(self.dimension)
+        answers: list[tuple[Hit, ...] | None] = []
+        for place, exclude in enumerate(exclusions):
+            best_K = best_PK[place]
+            hits = self._best(rows_PK[place, best_K], scores_PK[place, best_K], k, exclude)
+            settled = fetch == len(self) or (len(hits) == k and hits[-1].score > bound_P[place])
+            answers.append(hits if settled else None)
+        return answers
+
+    def _best(self, rows_K: NDArray[np.int64], scores_K: Float32, k: int, exclude: frozenset[str]) -> tuple[Hit, ...]:
+        hits: list[Hit] = []
+        for row, score in zip(rows_K.tolist(), scores_K.tolist(), strict=True):
+            if len(hits) == k or score == -np.inf:
+                break
+            if exclude and self._items.content_hash(row) in exclude:
+                continue
+            item = self._items.item(row)
+            hits.append(Hit(item.item_id, score, len(hits) + 1, item.content_hash, item.metadata))
+        return tuple(hits)
+
+
+def _read_index(path: str) -> Any:
+    # Mapped, not copied: replicas on one machine share the pages.
+    return faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC)
+
+
+def _flat_vectors(index: Any) -> Float32:
+    """View of the vectors inside a flat index under an id map, (N, D), in the order of the id map."""
+    flat: Any = faiss.downcast_index(index.index)
+    if flat.ntotal == 0:
+        return np.empty((0, flat.d), np.float32)
+    return faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)
