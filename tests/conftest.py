@@ -9,7 +9,8 @@ from pathlib import Path
 # Ray, transformers and the AWS clients read these when they are first imported: they are set before any test module is.
 os.environ.update(
     {
-        "RAY_AUTH_MODE": "disabled",  # a throw-away cluster on loopback
+        "RAY_AUTH_MODE": "disabled",  # a throw-away cluster
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on Linux too: the node's address is 127.0.0.1 and nothing else listens
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -38,7 +39,6 @@ def ray_session() -> Iterator[None]:
             include_dashboard=False,
             object_store_memory=200 * 1024**2,
             log_to_driver=False,
-            _node_ip_address="127.0.0.1",
         )
     yield
     if started_here:

@@ -1,0 +1,231 @@
+"""What all job entry points share: read the command line, show the plan, run, say what was made.
+
+A job file builds one :class:`Job` and hands it to :func:`main`. Only light modules are imported before a
+job really has work to do, so that a plan, a help text or a finished output costs no time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+from chatsearch.config import Config, apply_overrides, flatten, known_keys
+from chatsearch.errors import ChatSearchError, ConfigError, InputError, UnknownNameError
+from chatsearch.manifest import Manifest, read_manifest
+from chatsearch.storage import Folder
+
+from jobs.finished import Input, find_inputs, finished_output
+
+C = TypeVar("C", bound=Config)
+
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a job leaves behind.
+
+    Attributes:
+        uri: where it lies.
+        counts: how much of what is in it.
+        seconds: how long it took; 0 for an output that was finished before.
+        run: the MLflow run, or None.
+        reused: whether the output was finished before.
+    """
+
+    uri: str
+    counts: Mapping[str, Any]
+    seconds: float = 0.0
+    run: str | None = None
+    reused: bool = False
+
+
+@dataclass(frozen=True)
+class Job(Generic[C]):
+    """A job: its recipes and the library function that does the work.
+
+    Attributes:
+        name: the module's name below ``jobs``.
+        recipes: a module of ``jobs.recipes``: every public function defined there is a recipe.
+        default: recipe used when none is named; None asks for one.
+        kind: kind of the artefact at ``config.output``; None where a job makes none.
+        work: does the job and returns what it made. Imports what is heavy.
+    """
+
+    name: str
+    recipes: ModuleType
+    default: str | None
+    kind: str | None
+    work: Callable[[C], Made]
+
+    def recipe_names(self) -> list[str]:
+        """Names that ``--recipe`` takes, in the order of the file."""
+        return [
+            name
+            for name, value in vars(self.recipes).items()
+            if callable(value)
+            and not name.startswith("_")
+            and getattr(value, "__module__", "") == self.recipes.__name__
+        ]
+
+    def configure(self, recipe: str | None, settings: Sequence[str]) -> tuple[str, C]:
+        """The name of the recipe taken and its configuration with the settings applied.
+
+        Raises:
+            UnknownNameError: no such recipe or key.
+            ConfigError: no recipe was named, or a value does not fit.
+        """
+        recipe = recipe or self.default
+        if recipe is None:
+            raise ConfigError(f"Name a recipe: --recipe {{{','.join(self.recipe_names())}}}.")
+        if recipe not in self.recipe_names():
+            raise UnknownNameError.among(f"recipe of {self.name}", recipe, self.recipe_names())
+        config: C = apply_overrides(getattr(self.recipes, recipe)(), settings)
+        return recipe, config
+
+    def help(self) -> str:
+        """The help text: what the job does, its recipes and the keys of the default one."""
+        lines = [f"python -m jobs.{self.name} --recipe RECIPE [--set key.path=value ...] [--dry-run]", ""]
+        module = sys.modules.get(f"jobs.{self.name}") or sys.modules["__main__"]
+        lines += [(module.__doc__ or "").strip(), "", "Recipes:"]
+        names = self.recipe_names()
+        width = max(map(len, names))
+        for name in names:
+            summary = (getattr(self.recipes, name).__doc__ or "").strip().splitlines()
+            mark = "*" if name == self.default else " "
+            lines.append(f" {mark} {name:<{width}}  {summary[0] if summary else ''}")
+        shown = self.default or names[0]
+        lines += ["", f"Keys of {shown}:", *(f"   {key}" for key in known_keys(getattr(self.recipes, shown)()))]
+        return "\n".join(lines)
+
+
+def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
+    """Run a job's command line; returns the exit code: 0, 1 failed, 2 bad input or configuration, 130 interrupted."""
+    parser = argparse.ArgumentParser(prog=f"python -m jobs.{job.name}", add_help=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--recipe")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="key.path=value")
+    parser.add_argument("--dry-run", action="store_true")
+    arguments = parser.parse_args(argv)
+    with _exit_codes(job) as outcome:
+        if arguments.help:
+            print(job.help())
+            return 0
+        recipe, config = job.configure(arguments.recipe, arguments.settings)
+        if arguments.dry_run:
+            Plan.of(job, recipe, config).show()
+            return 0
+        made = execute(job, recipe, config)
+        print(f"made   {made.uri}")
+        print(f"run    {made.run or 'not tracked'}", flush=True)
+    return outcome.code
+
+
+def execute(job: Job[C], recipe: str, config: C, *, show_plan: bool = True) -> Made:
+    """Show the plan and do the work, unless a finished output of this very configuration lies there."""
+    plan = Plan.of(job, recipe, config)
+    if show_plan:
+        plan.show()
+    if plan.finished is not None:
+        return Made(plan.output, plan.finished.counts, run=plan.finished.provenance.get("run"), reused=True)
+    begin = time.monotonic()
+    made = job.work(config)
+    return Made(made.uri, made.counts, time.monotonic() - begin, made.run)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a job is about to do."""
+
+    title: str
+    config: Config
+    inputs: Sequence[Input]
+    output: str
+    state: str
+    finished: Manifest | None
+
+    @classmethod
+    def of(cls, job: Job[Any], recipe: str, config: Config) -> Plan:
+        """Look at the inputs and the output without importing anything heavy."""
+        inputs = find_inputs(config)
+        output = str(getattr(config, "output", "") or "")
+        finished = None
+        if not output:
+            state = "none"
+        elif job.kind is None:
+            state = "will be replaced if it exists"
+        else:
+            finished = finished_output(job.kind, config, inputs)
+            if finished is not None:
+                state = f"finished ({finished.fingerprint}): nothing to do"
+            elif read_manifest(output) is not None:
+                state = "holds another artefact"
+            else:
+                state = "begun: will be continued" if Folder(output).exists() else "new"
+        return cls(f"{job.name} --recipe {recipe}", config, inputs, output, state, finished)
+
+    def show(self) -> None:
+        """Print it."""
+        print(f"plan   {self.title}")
+        values = flatten(self.config)
+        width = max(map(len, values), default=0)
+        for key, value in values.items():
+            print(f"       {key:<{width}}  {value}")
+        for entry in self.inputs:
+            print(f"input  {entry.key}: {entry.uri} ({entry.state})")
+        print(f"output {self.output or '-'} ({self.state})", flush=True)
+
+
+class _Outcome:
+    code = 0
+
+
+@contextmanager
+def _exit_codes(job: Job[Any]) -> Iterator[_Outcome]:
+    """Turn errors into one clear message and an exit code; what nobody foresaw keeps its traceback."""
+    outcome = _Outcome()
+    try:
+        yield outcome
+    except ChatSearchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        outcome.code = EXIT_BAD_INPUT if isinstance(error, (ConfigError, InputError)) else EXIT_FAILED
+    except KeyboardInterrupt:
+        print("Interrupted. Run the same command again to continue.", file=sys.stderr)
+        outcome.code = EXIT_INTERRUPTED
+    except Exception as error:
+        known = named_cause(error)
+        if known is not None:
+            print(f"error: {known}", file=sys.stderr)
+            outcome.code = EXIT_BAD_INPUT if isinstance(known, (ConfigError, InputError)) else EXIT_FAILED
+            return
+        traceback.print_exc()
+        print(
+            f"error: jobs.{job.name} stopped at something nobody foresaw ({type(error).__name__}). What is finished stays; the same "
+            "command continues. Please report the traceback above with the plan.",
+            file=sys.stderr,
+        )
+        outcome.code = EXIT_FAILED
+
+
+def named_cause(error: BaseException) -> ChatSearchError | None:
+    """The error of ours that an engine's error wraps: Ray hands a worker's exception back inside its own."""
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        current = queue.pop(0)
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, ChatSearchError):
+            return current
+        queue += [getattr(current, "cause", None), current.__cause__, current.__context__]
+        failures = getattr(current, "worker_failures", None)  # Ray Train keeps one error a rank
+        queue += list(failures.values()) if isinstance(failures, dict) else []
+    return None

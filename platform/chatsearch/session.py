@@ -1,0 +1,84 @@
+"""The one place that starts Ray: attach to a cluster that is there, else a local one for this process.
+
+A local session listens on loopback only and asks for a token, like every cluster this project starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from chatsearch.errors import ClusterError
+
+NUM_LOGICAL_CPUS = 6
+"""Least number of CPU slots of a local session. Slots are bookkeeping, not cores: two training workers and the
+controller hold three of them, and the data tasks that feed the workers would wait for ever on a two-core machine."""
+OBJECT_STORE_BYTES = 512 * 1024**2
+"""Shared memory of a local session. Blocks past it spill to disk."""
+
+
+@contextlib.contextmanager
+def ray_session() -> Iterator[None]:
+    """Ray for the duration of the block; a session that is there already is used and left running.
+
+    With ``RAY_ADDRESS`` set (every submitted job has it) the process attaches to that cluster.
+
+    Raises:
+        ClusterError: no cluster answers at ``RAY_ADDRESS``, or the local one does not start.
+    """
+    prepare_environment()
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=True)
+        else:
+            ray.init(
+                num_cpus=max(NUM_LOGICAL_CPUS, os.cpu_count() or 1),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                logging_level=logging.WARNING,
+            )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"attach to the cluster at RAY_ADDRESS={address}" if address else "start a local Ray session"
+        raise ClusterError(
+            f"Cannot {where}: {' '.join(str(error).split())[:300]}. Check the address and RAY_AUTH_MODE/RAY_AUTH_TOKEN, "
+            "or unset RAY_ADDRESS to run on this machine."
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def prepare_environment() -> None:
+    """Set what Ray and its workers read from the environment; values that are set already win.
+
+    Call it before Ray is first imported: the authentication mode is read at import.
+    """
+    env = os.environ
+    env.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    env.setdefault("AWS_EC2_METADATA_DISABLED", "true")
+    env.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # One worker's thread pool a core each would fight over the cores of a laptop.
+    env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
+    if not env.get("RAY_ADDRESS"):
+        # Ray listens on all interfaces unless its node's address is the loopback one, and this switch, whatever its
+        # name says, is what lets a node have that address on Linux too.
+        env["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        env.setdefault("RAY_AUTH_MODE", "token")
+        if env["RAY_AUTH_MODE"] == "token" and not (env.get("RAY_AUTH_TOKEN") or env.get("RAY_AUTH_TOKEN_PATH")):
+            # A token of this session alone: otherwise Ray leaves one in the home folder for good.
+            env["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    # Workers inherit it: they find chatsearch, jobs and serve whether or not the package is installed.
+    source = Path(__file__).resolve().parent.parent
+    paths = [str(source), str(source.parent), *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
+    env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
