@@ -88,11 +88,12 @@ class Projection:
     def apply(self, cls_ND: Float32) -> Float32:
         """unit(f_CLS M_Q), (N, d)."""
         weight_Dd = self.weight_dD.T.astype(np.float64)
-        parts = [
-            # In float64 and rounded once: the order in which a BLAS sums does not show in float32.
-            unit_rows(np.matmul(cls_ND[start : start + _MAX_PROJECTED].astype(np.float64), weight_Dd))
-            for start in range(0, len(cls_ND), _MAX_PROJECTED)
-        ]
+        parts = []
+        for start in range(0, len(cls_ND), _MAX_PROJECTED):
+            block_ND = cls_ND[start : start + _MAX_PROJECTED].astype(np.float64)
+            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found, and named, afterwards
+                # In float64 and rounded once: the order in which a BLAS sums does not show in float32.
+                parts.append(unit_rows(block_ND @ weight_Dd))
         return np.concatenate(parts) if parts else np.empty((0, weight_Dd.shape[1]), np.float32)
 
 

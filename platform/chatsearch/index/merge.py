@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from chatsearch.errors import FingerprintMismatchError
 from chatsearch.types import Hit
@@ -30,7 +30,7 @@ def order(hit: Hit) -> tuple[float, str]:
 def merge_hits(shards: Sequence[Sequence[Hit]], k: int) -> list[Hit]:
     """The best ``k`` hits of one query over shards that each give theirs best first."""
     best = itertools.islice(heapq.merge(*shards, key=order), k)
-    return [replace(hit, rank=rank) for rank, hit in enumerate(best, start=1)]
+    return [Hit(hit.item_id, hit.score, rank, hit.content_hash, hit.metadata) for rank, hit in enumerate(best, start=1)]
 
 
 def merge_batches(results: Sequence[ShardHits], k: int) -> list[list[Hit]]:
