@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from chatsearch.config import Config
 from pydantic import Field
+
+from chatsearch.config import Config
 
 RetrieveMode = Literal["auto", "always", "never"]
 """``auto``: the model decides. ``always``: ``[IMG]`` is forced as the first token. ``never``: words only."""
