@@ -1,0 +1,67 @@
+"""Which corpus to read. Importing this costs nothing beyond pydantic."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from chatsearch.config import Config
+from chatsearch.types import Kind
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class ScenesCounts(Config):
+    """How many documents of each kind the scenes world makes."""
+
+    caption: Count = 0
+    interleaved: Count = 0
+    text: Count = 0
+    question: Count = 0
+    edit: Count = 0
+    chatsearch_t: Count = 0
+    chatsearch_i: Count = 0
+    chatsearch_m: Count = 0
+    gallery: Count | None = None
+    """None: no gallery. Else targets, references and near-misses of the three sub-tasks, and so many more pictures nobody asks for."""
+
+
+class ScenesConfig(Config):
+    """The synthetic scenes world: a pure function of these values."""
+
+    type: Literal["scenes"] = "scenes"
+    seed: int = 0
+    split: Literal["train", "val", "test"] = "train"
+    kinds: ScenesCounts = ScenesCounts(caption=1000)
+    image_size: int = Field(64, ge=48, le=512)
+    """Pixels a side."""
+    num_distractors: int = Field(12, ge=0, le=32)
+    """Near-misses in the gallery for each ChatSearch target."""
+
+
+class CaptionedFolderConfig(Config):
+    """A folder with ``captions.jsonl``; ``path`` may be local or ``s3://``."""
+
+    type: Literal["captioned_folder"] = "captioned_folder"
+    path: str
+    split: str | None = None
+    """Only records of this split; None reads all. Records without a split count as ``train``."""
+    emit: tuple[Literal[Kind.CAPTION, Kind.QUESTION, Kind.T, Kind.GALLERY], ...] = (Kind.CAPTION,)
+    """What to make of each record: captions, captioning questions, "find ..." requests, gallery items."""
+    seed: int = 0
+    """Draws the templates and captions of requests and questions."""
+    records_per_partition: int = Field(256, ge=1)
+
+
+class WebDatasetConfig(Config):
+    """A folder of tars as img2dataset writes them (``key.jpg``, ``key.txt``, ``key.json``), or one such tar."""
+
+    type: Literal["webdataset"] = "webdataset"
+    path: str
+    split: str = "train"
+    """The split that all documents of this folder get."""
+    emit: tuple[Literal[Kind.CAPTION, Kind.GALLERY], ...] = (Kind.CAPTION,)
+
+
+CorpusConfig = Annotated[ScenesConfig | CaptionedFolderConfig | WebDatasetConfig, Field(discriminator="type")]

@@ -1,0 +1,69 @@
+"""The one check that pictures from outside pass before anything else touches them."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+from PIL import Image, ImageFile
+
+from chatsearch.errors import BadImageError
+
+MAX_BYTES = 20 * 1024 * 1024
+MAX_PIXELS = 25_000_000
+FORMATS = ("JPEG", "PNG", "WEBP")
+
+
+def _open(data: bytes) -> ImageFile.ImageFile:
+    """A picture whose header is within the limits; its pixels are not decoded yet."""
+    if len(data) > MAX_BYTES:
+        raise BadImageError(f"Picture has {len(data):,} bytes; the limit is {MAX_BYTES:,}. Send a smaller file.")
+    if not data:
+        raise BadImageError("Picture has 0 bytes. Send a JPEG, PNG or WebP file.")
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns between one and two times its own pixel limit; ours is lower and is checked below.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise BadImageError(f"Picture is over {MAX_PIXELS:,} pixels. Scale it down and send it again.") from error
+    except Exception as error:  # a hostile header can make Pillow raise nearly anything
+        raise BadImageError("These bytes are not a JPEG, PNG or WebP picture. Convert it to one of these.") from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise BadImageError(
+            f"Picture is {width} x {height} = {width * height:,} pixels; the limit is {MAX_PIXELS:,}. Scale it down."
+        )
+    if getattr(image, "n_frames", 1) != 1:
+        raise BadImageError("Picture has several frames; the limit is 1. Send one frame as a still picture.")
+    return image
+
+
+def decode_rgb(data: bytes) -> Image.Image:
+    """The picture in RGB; transparency is put on white.
+
+    Raises:
+        BadImageError: not JPEG, PNG or WebP, over 20 MB, 25 megapixels or one frame, truncated or corrupt.
+    """
+    image = _open(data)
+    try:
+        image.load()
+        if image.has_transparency_data:
+            layer = image.convert("RGBA")
+            paper = Image.new("RGBA", layer.size, "white")
+            return Image.alpha_composite(paper, layer).convert("RGB")
+        return image.convert("RGB")
+    except Exception as error:
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise BadImageError(
+            f"Picture is truncated or corrupt ({detail}). Fetch or export it again, or leave it out."
+        ) from error
+
+
+def check_image(data: bytes) -> tuple[int, int]:
+    """Width and height of an acceptable picture. All pixels are decoded, so a truncated file is found here.
+
+    Raises:
+        BadImageError: as ``decode_rgb``.
+    """
+    return decode_rgb(data).size

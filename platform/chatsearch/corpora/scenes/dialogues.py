@@ -1,0 +1,298 @@
+"""Text rounds in which somebody describes the picture they want, a little at a time.
+
+Each round adds something, puts something right that was said wrongly before, or answers a question of the
+assistant. Some values are told as riddles. The last round alone never suffices: every dialogue spreads its
+facts over two rounds or more.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from chatsearch.corpora.scenes.facts import Fact, group_fact
+from chatsearch.corpora.scenes.vocabulary import BACKGROUNDS, COLOURS, TEXTURES
+from chatsearch.corpora.scenes.wording import (
+    BACKGROUND_PHRASES,
+    TEXTURE_WORDS,
+    colour_name,
+    described,
+    kind_name,
+    num_words,
+    place,
+    the,
+    where,
+)
+from chatsearch.corpora.scenes.world import Group, Scene, above, left_of
+
+MAX_T_WORDS, MAX_M_WORDS, MAX_I_WORDS = 70, 80, 20
+"""Whitespace words of all text segments of one dialogue."""
+_ACCIDENT = 1e-7
+"""Facts are told until a random picture fits all of them less often than this: so a gallery holds one answer."""
+_OPENINGS = ("i am looking for", "find", "show me", "i want", "i remember", "do you have")
+_ALSO = ("there is also", "i also see", "and", "next to that,", "with")
+_MORE = ("okay.", "what else?", "anything more?", "got it.", "tell me more.", "go on.")
+
+
+@dataclass(slots=True)
+class Chunk:
+    """One thing that is said in one go."""
+
+    text: str
+    facts: list[Fact]
+    topic: str = ""
+    """The kind it is about, "background" or ""."""
+    question: str = ""
+    """How the assistant could ask for it."""
+    answer: str = ""
+    """What is then said instead of ``text``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """Rounds of one described picture."""
+
+    rounds: list[str]
+    """What the user says, a round each."""
+    replies: list[str]
+    """What the assistant says between the rounds: one fewer."""
+    stated: list[list[Fact]]
+    """What each round literally says, true or put right later."""
+    wanted: list[Fact]
+    """What holds in the end."""
+    wrong: list[Fact] = field(default_factory=list)
+    """What was said and later put right."""
+
+    @property
+    def num_words(self) -> int:
+        """Words of all rounds and replies."""
+        return num_words(*self.rounds, *self.replies)
+
+
+def _value_words(fact: Fact, rng: random.Random, riddle: float) -> str:
+    if fact.name == "colour":
+        return colour_name(fact.value, rng, riddle)
+    if fact.name == "texture":
+        return rng.choice(TEXTURE_WORDS[fact.value])
+    return fact.value
+
+
+def _introduction(group: Group, told: Sequence[str], lead: str, rng: random.Random) -> Chunk:
+    facts = [group_fact(name, group) for name in ("object", "count", *told)]
+    riddle = kind_name(group.kind, rng, 0.3) if group.count == 1 else None
+    if riddle is None:
+        return Chunk(f"{lead} {described(group, told, rng)}.", facts, group.kind)
+    # "the fruit that keeps the doctor away, a small green one"
+    if not told:
+        return Chunk(f"{lead} {riddle}.", facts, group.kind)
+    words = described(replace(group, kind="circle"), told, rng).replace("circle", "one")
+    return Chunk(f"{lead} {riddle}, {words}.", facts, group.kind)
+
+
+def _detail(group: Group, name: str, rng: random.Random) -> Chunk:
+    fact = group_fact(name, group)
+    verb = "is" if group.count == 1 else "are"
+    if name == "place":
+        spot = place(group.cells[0])
+        if group.count > 1:
+            return Chunk(f"one {group.kind} is {spot}.", [fact], group.kind)
+        return Chunk(f"{the(group)} is {spot}.", [fact], group.kind, f"where is {the(group)}?", f"{spot}.")
+    words = _value_words(fact, rng, 0.4)
+    said = f"has {words}" if words.startswith("the ") and group.count == 1 else f"{verb} {words}"
+    if words.startswith("the ") and group.count > 1:
+        said = f"have {words}"
+    question = {
+        "colour": f"what colour {verb} {the(group)}?",
+        "texture": f"{verb} {the(group)} solid, striped, dotted or outlined?",
+        "size": f"how big {verb} {the(group)}?",
+    }[name]
+    return Chunk(f"{the(group)} {said}.", [fact], group.kind, question, f"{words}.")
+
+
+def _correction(fact: Fact, wrong: Fact, scene: Scene, rng: random.Random) -> Chunk:
+    if fact.name == "background":
+        no = BACKGROUND_PHRASES[wrong.value]
+        yes = where(fact.value, rng, 0.4)
+        return Chunk(rng.choice((f"no, not {no}, rather {yes}.", f"sorry, not {no} but {yes}.")), [fact], "background")
+    group = scene.find(fact.subject)
+    assert group is not None
+    yes = _value_words(fact, rng, 0.4)
+    link = "of " if yes.startswith("the ") else ""
+    text = rng.choice(
+        (
+            f"no, {the(group)} should not be {wrong.value} but {link}{yes}.",
+            f"sorry, not {wrong.value}: make that {link}{yes} for {the(group)}.",
+            f"wait, {the(group)} {'was' if group.count == 1 else 'were'} {link}{yes}, not {wrong.value}.",
+        )
+    )
+    return Chunk(text, [fact], group.kind)
+
+
+def _relations(groups: Sequence[Group]) -> list[tuple[str, Fact]]:
+    found = []
+    for first in groups:
+        for second in groups:
+            if first is second:
+                continue
+            verb = "is" if first.count == 1 else "are"
+            if left_of(first, second):
+                found.append((f"{the(first)} {verb} left of {the(second)}.", Fact("left_of", first.kind, second.kind)))
+                verb = "is" if second.count == 1 else "are"
+                found.append((f"{the(second)} {verb} right of {the(first)}.", Fact("left_of", first.kind, second.kind)))
+            elif above(first, second):
+                found.append((f"{the(first)} {verb} above {the(second)}.", Fact("above", first.kind, second.kind)))
+                verb = "is" if second.count == 1 else "are"
+                found.append((f"{the(second)} {verb} below {the(first)}.", Fact("above", first.kind, second.kind)))
+    return found
+
+
+def _told_facts(scene: Scene, rng: random.Random, accident: float) -> list[Fact]:
+    """Facts to tell: kinds, counts and some colours first, others until an accidental match is unlikely enough."""
+    groups = list(scene.groups)
+    rng.shuffle(groups)
+    facts = [group_fact(name, group) for group in groups[:2] for name in ("object", "count", "colour")]
+    others = [Fact("background", "", scene.background)]
+    others += [group_fact(name, group) for group in groups[:2] for name in ("texture", "size")]
+    rng.shuffle(others)
+    if len(groups) > 2:
+        others.insert(rng.randrange(3), group_fact("object", groups[2]))
+        others += [group_fact("colour", groups[2]), group_fact("texture", groups[2])]
+    relations = [fact for _, fact in _relations(groups[:2])]
+    others += [rng.choice(relations)] if relations else []
+    others += [group_fact("place", groups[0]), group_fact("place", groups[1])]
+    for fact in others:
+        if math.prod(told.chance for told in facts) < accident:
+            break
+        facts += [fact, group_fact("count", groups[2])] if fact.name == "object" else [fact]
+    return facts
+
+
+def _pick_wrong(facts: Sequence[Fact], rng: random.Random) -> tuple[Fact, Fact] | None:
+    """A true fact to be said wrongly first, with the wrong one."""
+    options = [fact for fact in facts if fact.name in ("colour", "texture", "background")]
+    if not options or rng.random() > 0.6:
+        return None
+    fact = rng.choice(options)
+    values = {"colour": COLOURS, "texture": TEXTURES, "background": BACKGROUNDS}[fact.name]
+    return fact, replace(fact, value=rng.choice([value for value in values if value != fact.value]))
+
+
+def _chunks(
+    scene: Scene, facts: list[Fact], mistake: tuple[Fact, Fact] | None, rng: random.Random
+) -> list[list[Chunk]]:
+    """Introductions of the groups with what follows each of them, then the rest, as lists that keep their order."""
+    true, wrong = mistake or (None, None)
+    threads = []
+    for kind in dict.fromkeys(fact.subject for fact in facts if fact.name == "object"):
+        group = scene.find(kind)
+        assert group is not None
+        names = [fact.name for fact in facts if fact.subject == kind and fact.name in ("colour", "texture", "size")]
+        said_wrongly = wrong if wrong is not None and wrong.subject == kind else None
+        early = [name for name in names if rng.random() < 0.45 or (said_wrongly and name == said_wrongly.name)]
+        spoken = replace(group, **{said_wrongly.name: said_wrongly.value}) if said_wrongly else group
+        thread = [_introduction(spoken, early, "", rng)]
+        thread += [_detail(group, name, rng) for name in names if name not in early]
+        thread += [_detail(group, "place", rng) for fact in facts if fact.subject == kind and fact.name == "place"]
+        if said_wrongly and true is not None:
+            thread.append(_correction(true, said_wrongly, scene, rng))
+        threads.append(thread)
+    for fact in facts:
+        if fact.name == "background":
+            shown = wrong if wrong is not None and wrong.name == "background" else fact
+            phrase = where(shown.value, rng, 0.0 if shown is wrong else 0.4)
+            text = rng.choice((f"it is all {phrase}.", f"everything is {phrase}.", f"the picture is {phrase}."))
+            thread = [Chunk(text, [shown], "background", "where is it all?", f"{phrase}.")]
+            if shown is wrong:
+                thread.append(_correction(fact, shown, scene, rng))
+            threads.append(thread)
+        if fact.name in ("left_of", "above"):
+            groups = [group for group in scene.groups if group.kind in (fact.subject, fact.value)]
+            text = rng.choice([text for text, found in _relations(groups) if found == fact])
+            threads.append([Chunk(text, [fact])])
+    return threads
+
+
+def _merge(threads: list[list[Chunk]], num_rounds: int, rng: random.Random) -> list[list[Chunk]]:
+    """Deal the chunks to rounds: the order inside a thread is kept, an introduction comes first, no round is empty."""
+    opening = next(index for index, thread in enumerate(threads) if thread[0].facts[0].name == "object")
+    line = [threads[opening].pop(0)]
+    # A relation speaks of two objects, so it waits until all of them are introduced.
+    waiting = [thread for thread in threads if thread and thread[0].topic == ""]
+    live = [thread for thread in threads if thread and thread[0].topic != ""]
+    while live:
+        thread = rng.choice(live)
+        line.append(thread.pop(0))
+        live = [thread for thread in live if thread]
+    for thread in waiting:
+        last = max(index for index, chunk in enumerate(line) if chunk.facts[0].name == "object")
+        line.insert(rng.randint(last + 1, len(line)), thread[0])
+    num_rounds = min(num_rounds, len(line))
+    cuts = sorted(rng.sample(range(1, len(line)), num_rounds - 1))
+    return [line[a:b] for a, b in zip([0, *cuts], [*cuts, len(line)], strict=True)]
+
+
+def _say(chunks: list[Chunk], asked: bool, opening: str, rng: random.Random) -> str:
+    parts: list[str] = []
+    topic = ""
+    for position, chunk in enumerate(chunks):
+        text = chunk.answer if asked and position == 0 else chunk.text
+        if text.startswith(" "):  # an introduction waits for its lead
+            text = (opening if opening and position == 0 else rng.choice(_ALSO)) + text
+        elif topic and chunk.topic == topic and text.startswith(("the ",)):
+            subject, verb, rest = _split_subject(text)
+            text = f"{'it' if verb in ('is', 'has') else 'they'} {verb} {rest}" if verb else text
+        topic = chunk.topic
+        parts.append(text)
+    return " ".join(parts)
+
+
+def _split_subject(text: str) -> tuple[str, str, str]:
+    for verb in ("is", "are", "has", "have"):
+        subject, found, rest = text.partition(f" {verb} ")
+        if found:
+            return subject, verb, rest
+    return text, "", ""
+
+
+def describe(
+    scene: Scene,
+    rng: random.Random,
+    num_rounds: int,
+    max_words: int,
+    *,
+    accident: float = _ACCIDENT,
+    mistake: tuple[Fact, Fact] | None = None,
+) -> Description:
+    """A description of a scene in at most ``num_rounds`` rounds and ``max_words`` words.
+
+    Args:
+        scene: what is wanted.
+        rng: source of all choices.
+        num_rounds: user rounds; fewer where there is less to say.
+        max_words: limit for all rounds and replies together.
+        accident: how often a random picture may fit all that is said.
+        mistake: a true fact and the wrong one that is said before it; None draws one, or none.
+    """
+    while True:
+        facts = _told_facts(scene, rng, accident)
+        if mistake and mistake[0] not in facts:
+            continue
+        slip = mistake or (_pick_wrong(facts, rng) if num_rounds > 1 else None)
+        dealt = _merge(_chunks(scene, facts, slip, rng), num_rounds, rng)
+        rounds, replies = [], []
+        for number, chunks in enumerate(dealt):
+            asked = False
+            if number:
+                asked = bool(chunks[0].question) and rng.random() < 0.6
+                replies.append(chunks[0].question if asked else rng.choice(_MORE))
+            rounds.append(_say(chunks, asked, rng.choice(_OPENINGS) if number == 0 else "", rng))
+        stated = [[fact for chunk in chunks for fact in chunk.facts] for chunks in dealt]
+        description = Description(rounds, replies, stated, facts, [slip[1]] if slip else [])
+        if description.num_words <= max_words and not (slip and _in_one_round(slip, stated)):
+            return description
+
+
+def _in_one_round(slip: tuple[Fact, Fact], stated: list[list[Fact]]) -> bool:
+    return any(slip[0] in facts and slip[1] in facts for facts in stated)

@@ -1,0 +1,220 @@
+"""ChatSearch samples of the scenes world, each with its family: context scenes, target and near-misses.
+
+The near-misses of a target share most of it: other edits of the same reference, the same edits of a slightly
+other reference, one told fact violated. They share its nuisance too, so nothing but what was said and shown
+tells them apart.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from chatsearch.corpora.scenes.dialogues import MAX_I_WORDS, MAX_M_WORDS, MAX_T_WORDS, describe
+from chatsearch.corpora.scenes.edits import Edit, apply, random_edit, random_edits
+from chatsearch.corpora.scenes.facts import Fact
+from chatsearch.corpora.scenes.instructions import instruction
+from chatsearch.corpora.scenes.world import Scene, is_valid, random_scene
+from chatsearch.types import Kind, Role
+
+Turn = tuple[Role, str | Scene]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatSample:
+    """A dialogue whose last turn is the target, with what its words mean."""
+
+    turns: list[Turn]
+    stated: list[list[Fact]] = field(default_factory=list)
+    """What each describing round literally says."""
+    wanted: list[Fact] = field(default_factory=list)
+    """What the description comes down to."""
+    edits: list[list[Edit]] = field(default_factory=list)
+    """What each instruction changes, from one picture of the dialogue to the next."""
+
+    @property
+    def scenes(self) -> list[Scene]:
+        """The pictures in order; the last is the target."""
+        return [turn for _, turn in self.turns if isinstance(turn, Scene)]
+
+    @property
+    def texts(self) -> list[str]:
+        """The words in order."""
+        return [turn for _, turn in self.turns if isinstance(turn, str)]
+
+
+@dataclass(frozen=True, slots=True)
+class WorldKey:
+    """What a world of samples hangs on; every draw is a function of it and of the sample's number."""
+
+    seed: int
+    split: str
+
+    def rng(self, *parts: object) -> random.Random:
+        """A source of draws of its own for each purpose."""
+        return random.Random("/".join(str(part) for part in (self.seed, self.split, *parts)))
+
+    def scene(self, *parts: object) -> Scene:
+        """A scene of its own for each purpose, with a nuisance nobody else has."""
+        name = "/".join(str(part) for part in (self.seed, self.split, *parts))
+        return random_scene(random.Random(f"{name}/scene"), self.split, name)
+
+
+def _edit_root(key: WorldKey, kind: Kind, index: int) -> str:
+    """Held out, sample k of m is sample k of i with its history (as the paper's counts imply); in training they differ."""
+    return "chatsearch_i" if kind in (Kind.I, Kind.M) and key.split != "train" else str(kind)
+
+
+def _reference_and_edits(key: WorldKey, kind: Kind, index: int) -> tuple[Scene, list[Edit]]:
+    root = _edit_root(key, kind, index)
+    reference = key.scene(root, index)
+    rng = key.rng(root, index, "edits")
+    return reference, random_edits(reference, key.split, rng, rng.choices((1, 2, 3), (0.35, 0.45, 0.2))[0])
+
+
+def edit_sample(key: WorldKey, index: int) -> ChatSample:
+    """An edit triplet: reference, plain instruction of one or two changes, result."""
+    reference = key.scene(Kind.EDIT, index)
+    rng = key.rng(Kind.EDIT, index, "edits")
+    edits = random_edits(reference, key.split, rng, rng.randint(1, 2))
+    text = instruction(reference, edits, rng, MAX_I_WORDS, riddle=0.1, point=0.1)
+    turns: list[Turn] = [(Role.USER, reference), (Role.USER, text), (Role.ASSISTANT, apply(reference, edits))]
+    return ChatSample(turns, edits=[edits])
+
+
+def t_sample(key: WorldKey, index: int) -> ChatSample:
+    """Several rounds of text, then the target."""
+    target = key.scene(Kind.T, index)
+    rng = key.rng(Kind.T, index, "words")
+    description = describe(target, rng, rng.choice((2, 3, 3, 4)), MAX_T_WORDS)
+    turns: list[Turn] = [(Role.USER, description.rounds[0])]
+    for reply, words in zip(description.replies, description.rounds[1:], strict=True):
+        turns += [(Role.ASSISTANT, reply), (Role.USER, words)]
+    return ChatSample([*turns, (Role.ASSISTANT, target)], description.stated, description.wanted)
+
+
+def i_sample(key: WorldKey, index: int) -> ChatSample:
+    """One picture and one instruction, then the target."""
+    reference, edits = _reference_and_edits(key, Kind.I, index)
+    text = instruction(reference, edits, key.rng(Kind.I, index, "words"), MAX_I_WORDS)
+    turns: list[Turn] = [(Role.USER, reference), (Role.USER, text), (Role.ASSISTANT, apply(reference, edits))]
+    return ChatSample(turns, edits=[edits])
+
+
+def _undone(edit: Edit, scene: Scene) -> Edit:
+    """The edit that leads back to ``scene`` after ``edit``."""
+    if edit.operation == "background":
+        return replace(edit, value=scene.background)
+    group = scene.find(edit.subject)
+    assert group is not None
+    field_name = {"recolour": "colour", "retexture": "texture", "resize": "size"}.get(edit.operation)
+    return replace(edit, value=getattr(group, field_name) if field_name else str(group.cells[0]))
+
+
+def _earlier(key: WorldKey, reference: Scene, rng: random.Random) -> tuple[Scene, Edit] | None:
+    """A picture one simple edit before the reference, and that edit."""
+    for _ in range(20):
+        edit = random_edit(reference, rng.choice(("background", "recolour", "retexture", "resize", "move")), rng)
+        if edit is not None and is_valid(before := edit.apply(reference), key.split):
+            return before, _undone(edit, reference)
+    return None
+
+
+def m_sample(key: WorldKey, index: int) -> ChatSample:
+    """Text rounds that end in a picture the user accepts, at times one change of it, then an instruction and the target.
+
+    A late instruction may refer back: "give it the colour i asked for first".
+    """
+    reference, edits = _reference_and_edits(key, Kind.M, index)
+    rng = key.rng(Kind.M, index, "words")
+    step = _earlier(key, reference, rng) if rng.random() < 0.3 else None
+    first = step[0] if step else reference
+    mistake, said = None, {}
+    recolours = [edit for edit in edits if edit.operation == "recolour"]
+    if not step and recolours and rng.random() < 0.5:
+        edit = recolours[0]
+        group = first.find(edit.subject)
+        assert group is not None
+        mistake = Fact("colour", edit.subject, group.colour), Fact("colour", edit.subject, edit.value)
+    while True:
+        num_rounds = 2 if mistake else rng.choice((1, 1, 2))
+        description = describe(first, rng, num_rounds, 45, accident=1e-4, mistake=mistake)
+        if mistake:
+            name = mistake[0].subject
+            pronoun = rng.choice((f"the {name} the colour i named first", f"the {name} the first colour after all"))
+            said = {recolours[0]: f"give {pronoun}"}
+        turns: list[Turn] = [(Role.USER, description.rounds[0])]
+        for reply, words in zip(description.replies, description.rounds[1:], strict=True):
+            turns += [(Role.ASSISTANT, reply), (Role.USER, words)]
+        turns.append((Role.ASSISTANT, first))
+        if step:
+            turns += [(Role.USER, instruction(first, [step[1]], rng, 14, riddle=0.1)), (Role.ASSISTANT, reference)]
+        turns.append((Role.USER, instruction(reference, edits, rng, MAX_I_WORDS + 4, said=said)))
+        turns.append((Role.ASSISTANT, apply(reference, edits)))
+        sample = ChatSample(turns, description.stated, description.wanted, ([[step[1]]] if step else []) + [edits])
+        if sum(len(text.split()) for text in sample.texts) <= MAX_M_WORDS:
+            return sample
+
+
+SAMPLERS: dict[Kind, Callable[[WorldKey, int], ChatSample]] = {
+    Kind.EDIT: edit_sample,
+    Kind.T: t_sample,
+    Kind.I: i_sample,
+    Kind.M: m_sample,
+}
+
+
+def _near(scene: Scene, split: str, rng: random.Random) -> Scene:
+    return apply(scene, random_edits(scene, split, rng, 1 if rng.random() < 0.7 else 2))
+
+
+def _t_distractors(key: WorldKey, index: int, sample: ChatSample, count: int) -> list[Scene]:
+    """Near-misses that each violate something told; the first fit the last round all the same."""
+    rng = key.rng(Kind.T, index, "distractors")
+    target = sample.scenes[-1]
+    found: dict[Scene, None] = {}
+    for attempt in range(400 * count):
+        if len(found) == count:
+            break
+        scene = _near(target, key.split, rng)
+        fits_last = all(fact.holds(scene) for fact in sample.stated[-1])
+        if all(fact.holds(scene) for fact in sample.wanted) or (
+            attempt < 40 and len(found) < count / 2 and not fits_last
+        ):
+            continue
+        found[scene] = None
+    return list(found)
+
+
+def _edit_distractors(
+    key: WorldKey, root: str, index: int, reference: Scene, edits: list[Edit], count: int
+) -> list[Scene]:
+    """Other edits of the reference (single ones lie nearer to it than the target), and the same edits of near references."""
+    rng = key.rng(root, index, "distractors")
+    target = apply(reference, edits)
+    found: dict[Scene, None] = {}
+    for attempt in range(400 * count):
+        if len(found) == count:
+            break
+        if attempt % 3 == 0:
+            scene = _near(target, key.split, rng)
+        elif attempt % 3 == 1:
+            scene = apply(reference, random_edits(reference, key.split, rng, rng.choice((1, 1, 2))))
+        else:
+            scene = apply(reference, [*edits[:-1], *random_edits(apply(reference, edits[:-1]), key.split, rng, 1)])
+        if scene.content() not in (target.content(), reference.content()):
+            found[scene] = None
+    return list(found)
+
+
+def family(key: WorldKey, kind: Kind, index: int, num_distractors: int) -> list[Scene]:
+    """The gallery scenes of one sample, target first, without repeats."""
+    sample = SAMPLERS[kind](key, index)
+    scenes = sample.scenes[::-1]
+    if kind == Kind.T:
+        scenes += _t_distractors(key, index, sample, num_distractors)
+    else:
+        root = _edit_root(key, kind, index)
+        scenes += _edit_distractors(key, root, index, sample.scenes[-2], sample.edits[-1], num_distractors)
+    return list(dict.fromkeys(scenes))
