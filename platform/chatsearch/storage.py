@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from chatsearch.errors import MissingInputError, StorageError
 
 if TYPE_CHECKING:
+    from pyarrow import NativeFile
     from pyarrow.fs import FileSystem
 
 
@@ -162,6 +163,22 @@ class Folder:
             fs, path = filesystem(self.path(name))
             with fs.open_input_stream(path) as stream:
                 return stream.read()
+
+    @contextlib.contextmanager
+    def opened(self, name: str) -> Iterator[NativeFile]:
+        """A stream over one file, read from its start to its end."""
+        with _named_errors("read", self.path(name)):
+            fs, path = filesystem(self.path(name))
+            stream = fs.open_input_stream(path, compression=None)
+        with stream:
+            yield stream
+
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        """``length`` bytes of a file from byte ``start`` on."""
+        with _named_errors("read", self.path(name)):
+            fs, path = filesystem(self.path(name))
+            with fs.open_input_file(path) as handle:
+                return handle.read_at(length, start)
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a file atomically and durably."""

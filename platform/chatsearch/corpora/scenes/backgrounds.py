@@ -16,8 +16,8 @@ def _gradient(size: int, top: Rgb, bottom: Rgb) -> Image.Image:
     column = Image.new("RGB", (1, size))
     for y in range(size):
         share = y / (size - 1)
-        low, high = zip(top, bottom, strict=True), share
-        column.putpixel((0, y), tuple(round(a + (b - a) * high) for a, b in low))  # type: ignore[arg-type]
+        red, green, blue = (round(a + (b - a) * share) for a, b in zip(top, bottom, strict=True))
+        column.putpixel((0, y), (red, green, blue))
     return column.resize((size, size))
 
 

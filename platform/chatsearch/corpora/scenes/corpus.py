@@ -41,8 +41,8 @@ class ScenesCorpus:
         for kind in (Kind.CAPTION, Kind.INTERLEAVED, Kind.TEXT, Kind.QUESTION, Kind.EDIT, *_CHAT):
             runs += self._runs(kind, "", getattr(counts, kind.value))
         if counts.gallery is not None:
-            for kind, number in self._families().items():
-                runs += self._runs(Kind.GALLERY, kind, number)
+            for of, number in self._families().items():
+                runs += self._runs(Kind.GALLERY, of, number)
             runs += self._runs(Kind.GALLERY, "extra", counts.gallery)
         return [Partition(index, payload) for index, payload in enumerate(runs)]
 

@@ -87,7 +87,7 @@ def _introduction(group: Group, told: Sequence[str], lead: str, rng: random.Rand
     # "the fruit that keeps the doctor away, a small green one"
     if not told:
         return Chunk(f"{lead} {riddle}.", facts, group.kind)
-    words = described(replace(group, kind="circle"), told, rng).replace("circle", "one")
+    words = described(group.changed("kind", "circle"), told, rng).replace("circle", "one")
     return Chunk(f"{lead} {riddle}, {words}.", facts, group.kind)
 
 
@@ -191,7 +191,7 @@ def _chunks(
         names = [fact.name for fact in facts if fact.subject == kind and fact.name in ("colour", "texture", "size")]
         said_wrongly = wrong if wrong is not None and wrong.subject == kind else None
         early = [name for name in names if rng.random() < 0.45 or (said_wrongly and name == said_wrongly.name)]
-        spoken = replace(group, **{said_wrongly.name: said_wrongly.value}) if said_wrongly else group
+        spoken = group.changed(said_wrongly.name, said_wrongly.value) if said_wrongly else group
         thread = [_introduction(spoken, early, "", rng)]
         thread += [_detail(group, name, rng) for name in names if name not in early]
         thread += [_detail(group, "place", rng) for fact in facts if fact.subject == kind and fact.name == "place"]
@@ -241,7 +241,7 @@ def _say(chunks: list[Chunk], asked: bool, opening: str, rng: random.Random) -> 
         if text.startswith(" "):  # an introduction waits for its lead
             text = (opening if opening and position == 0 else rng.choice(_ALSO)) + text
         elif topic and chunk.topic == topic and text.startswith(("the ",)):
-            subject, verb, rest = _split_subject(text)
+            _, verb, rest = _split_subject(text)
             text = f"{'it' if verb in ('is', 'has') else 'they'} {verb} {rest}" if verb else text
         topic = chunk.topic
         parts.append(text)

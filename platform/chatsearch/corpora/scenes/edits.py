@@ -70,7 +70,7 @@ class Edit:
         if self.operation == "move":
             return scene.with_group(self.subject, replace(group, cells=(int(self.value),)))
         field = {"recolour": "colour", "retexture": "texture", "resize": "size", "replace": "kind"}[self.operation]
-        return scene.with_group(self.subject, replace(group, **{field: self.value}))
+        return scene.with_group(self.subject, group.changed(field, self.value))
 
     def request(self, scene: Scene, rng: random.Random, riddle: float, name: str | None = None) -> str:
         """An imperative clause that asks for this change of ``scene``; ``name`` overrides how the subject is called."""

@@ -61,13 +61,13 @@ class WorldKey:
         return random_scene(random.Random(f"{name}/scene"), self.split, name)
 
 
-def _edit_root(key: WorldKey, kind: Kind, index: int) -> str:
+def _edit_root(key: WorldKey, kind: Kind) -> str:
     """Held out, sample k of m is sample k of i with its history (as the paper's counts imply); in training they differ."""
     return "chatsearch_i" if kind in (Kind.I, Kind.M) and key.split != "train" else str(kind)
 
 
 def _reference_and_edits(key: WorldKey, kind: Kind, index: int) -> tuple[Scene, list[Edit]]:
-    root = _edit_root(key, kind, index)
+    root = _edit_root(key, kind)
     reference = key.scene(root, index)
     rng = key.rng(root, index, "edits")
     return reference, random_edits(reference, key.split, rng, rng.choices((1, 2, 3), (0.35, 0.45, 0.2))[0])
@@ -187,12 +187,9 @@ def _t_distractors(key: WorldKey, index: int, sample: ChatSample, count: int) ->
     return list(found)
 
 
-def _edit_distractors(
-    key: WorldKey, root: str, index: int, reference: Scene, edits: list[Edit], count: int
-) -> list[Scene]:
+def _edit_distractors(key: WorldKey, rng: random.Random, sample: ChatSample, count: int) -> list[Scene]:
     """Other edits of the reference (single ones lie nearer to it than the target), and the same edits of near references."""
-    rng = key.rng(root, index, "distractors")
-    target = apply(reference, edits)
+    (reference, target), edits = sample.scenes[-2:], sample.edits[-1]
     found: dict[Scene, None] = {}
     for attempt in range(400 * count):
         if len(found) == count:
@@ -202,7 +199,8 @@ def _edit_distractors(
         elif attempt % 3 == 1:
             scene = apply(reference, random_edits(reference, key.split, rng, rng.choice((1, 1, 2))))
         else:
-            scene = apply(reference, [*edits[:-1], *random_edits(apply(reference, edits[:-1]), key.split, rng, 1)])
+            halfway = apply(reference, edits[:-1])
+            scene = apply(halfway, random_edits(halfway, key.split, rng, 1))
         if scene.content() not in (target.content(), reference.content()):
             found[scene] = None
     return list(found)
@@ -215,6 +213,6 @@ def family(key: WorldKey, kind: Kind, index: int, num_distractors: int) -> list[
     if kind == Kind.T:
         scenes += _t_distractors(key, index, sample, num_distractors)
     else:
-        root = _edit_root(key, kind, index)
-        scenes += _edit_distractors(key, root, index, sample.scenes[-2], sample.edits[-1], num_distractors)
+        rng = key.rng(_edit_root(key, kind), index, "distractors")
+        scenes += _edit_distractors(key, rng, sample, num_distractors)
     return list(dict.fromkeys(scenes))

@@ -44,6 +44,17 @@ class Group:
         """How many objects."""
         return len(self.cells)
 
+    def changed(self, attribute: str, value: str) -> Group:
+        """A copy with another kind, colour, texture or size."""
+        values = {
+            "kind": self.kind,
+            "colour": self.colour,
+            "texture": self.texture,
+            "size": self.size,
+            attribute: value,
+        }
+        return Group(**values, cells=self.cells)
+
     @property
     def split(self) -> str:
         """The split that owns this combination of kind, colour and texture."""

@@ -1,0 +1,163 @@
+"""WebDataset tars as img2dataset writes them: ``key.jpg``, ``key.txt``, ``key.json`` in runs of one key.
+
+Tars are streamed, never extracted. A member's name is a key, never a path.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from typing import IO, cast
+
+from chatsearch.config import digest
+from chatsearch.corpora.base import Partition, Rejected, Sample
+from chatsearch.corpora.config import WebDatasetConfig
+from chatsearch.corpora.images import MAX_BYTES, check_image
+from chatsearch.errors import BadImageError, MissingInputError
+from chatsearch.storage import Folder, resolve
+from chatsearch.types import Document, Kind, Segment, content_hash
+
+IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})
+SUFFIXES = IMAGE_SUFFIXES | {"txt", "json"}
+"""What is read; a member with another suffix is set aside by name."""
+MAX_TEXT_BYTES = 1 << 20
+MAX_MEMBERS = 1_000_000
+"""Members of one tar."""
+_FORMAT_VERSION = 1
+_KEY = re.compile(r"[\w.-]+(/[\w.-]+)*")
+
+
+class WebDatasetFolder:
+    """Reader of a folder of tars, or of one tar."""
+
+    name = "webdataset"
+
+    def __init__(self, config: WebDatasetConfig) -> None:
+        self.config = config
+        path = resolve(config.path)
+        if path.endswith(".tar"):
+            parent, _, name = path.rpartition("/")
+            self._folder, self._tars = Folder(parent), [name]
+            if not self._folder.exists(name):
+                raise MissingInputError(f"Tar {path} is missing. Check the path of the corpus.")
+            return
+        self._folder = Folder(path)
+        self._tars = [name for name in self._folder.list() if name.endswith(".tar")]
+        if not self._tars:
+            raise MissingInputError(f"{self._folder} is missing or holds no .tar file. Check the path of the corpus.")
+
+    def fingerprint(self) -> str:
+        """Hash of the tars' bytes and the configuration; where they lie does not matter."""
+        content = {key: value for key, value in self.config.content().items() if key != "path"}
+        return digest(self.name, _FORMAT_VERSION, content, [(name, self._folder.sha256(name)) for name in self._tars])
+
+    def partitions(self) -> list[Partition]:
+        """One a tar."""
+        return [Partition(index, {"tar": name}) for index, name in enumerate(self._tars)]
+
+    def read(self, partition: Partition) -> Iterator[Sample | Rejected]:
+        """The samples of one tar. A broken tar yields what comes before the damage, then a rejection."""
+        name = partition.payload["tar"]
+        # Keys are unique in a tar only: img2dataset puts the shard's number in front, other writers do not.
+        shard = name.removesuffix(".tar")
+        seen: set[str] = set()
+        for key, members in self._groups(name):
+            if isinstance(members, Rejected):
+                yield members
+                continue
+            if key in seen:
+                yield Rejected(f"{shard}/{key}", "duplicate key: its members must follow each other in the tar")
+                continue
+            seen.add(key)
+            yield from self._samples(f"{shard}/{key}", members)
+
+    def _groups(self, name: str) -> Iterator[tuple[str, dict[str, bytes] | Rejected]]:
+        """Consecutive members of one key, by suffix."""
+        key = ""
+        members: dict[str, bytes] = {}
+        try:
+            with self._folder.opened(name) as stream, tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|") as tar:
+                for number, member in enumerate(tar):
+                    if number >= MAX_MEMBERS:
+                        raise tarfile.TarError(f"over {MAX_MEMBERS:,} members; split the tar")
+                    found, suffix, data = _member(tar, member)
+                    if isinstance(data, str):
+                        yield found, Rejected(f"{name}:{member.name[:200]}", data)
+                        continue
+                    if data is None:
+                        continue
+                    if found != key and members:
+                        yield key, members
+                        members = {}
+                    key = found
+                    members[suffix] = data
+        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+            yield "", Rejected(name, f"broken tar: {error}. Fetch it again; what comes before the damage was read.")
+        if members:
+            yield key, members
+
+    def _samples(self, key: str, members: dict[str, bytes]) -> Iterator[Sample | Rejected]:
+        suffix = next((suffix for suffix in members if suffix in IMAGE_SUFFIXES), None)
+        if suffix is None:
+            yield Rejected(key, "caption without picture")
+            return
+        data = members[suffix]
+        try:
+            caption = _caption(members)
+            check_image(data)
+        except (BadImageError, ValueError) as error:
+            yield Rejected(key, str(error))
+            return
+        name = content_hash(data)
+        if not caption:
+            yield Rejected(key, "empty text: no caption in .txt or .json")
+            return
+        for kind in self.config.emit:
+            attributes = {"captions": json.dumps([caption], ensure_ascii=False)}
+            text = (Segment(caption),) if kind == Kind.CAPTION else ()
+            document_id = key if kind == Kind.GALLERY else f"{key}#{kind.value}"
+            document = Document(
+                document_id, kind, (Segment(image=name), *text), self.name, self.config.split, attributes
+            )
+            yield Sample(document, {name: data})
+
+
+def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[str, str, bytes | str | None]:
+    """Key, suffix and bytes of a member; a reason in words if it is refused, None if it is only a folder."""
+    folder, _, base = member.name.removeprefix("./").rpartition("/")
+    stem, _, suffix = base.partition(".")
+    key, suffix = f"{folder}/{stem}" if folder else stem, suffix.lower()
+    if member.isdir():
+        return key, suffix, None
+    if not member.isreg():
+        return key, suffix, "not a plain file; links and devices are refused"
+    if not _KEY.fullmatch(key) or ".." in key.split("/"):
+        return key, suffix, "member name is no plain key"
+    if suffix not in SUFFIXES:
+        return key, suffix, f"suffix .{suffix[:20]} is not read; known are {', '.join(sorted(SUFFIXES))}"
+    limit = MAX_BYTES if suffix in IMAGE_SUFFIXES else MAX_TEXT_BYTES
+    if member.size > limit:
+        return key, suffix, f"{member.size:,} bytes; the limit for .{suffix} is {limit:,}"
+    stream = tar.extractfile(member)
+    assert stream is not None
+    return key, suffix, stream.read()
+
+
+def _caption(members: dict[str, bytes]) -> str:
+    """The text of ``.txt``, else ``caption`` of ``.json``.
+
+    Raises:
+        ValueError: text that is not UTF-8 or JSON that is none.
+    """
+    try:
+        if "txt" in members:
+            return members["txt"].decode().strip()
+        values = json.loads(members["json"]) if "json" in members else {}
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise ValueError("caption is not UTF-8 text") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"bad JSON: {error}") from error
+    caption = values.get("caption") if isinstance(values, dict) else None
+    return caption.strip() if isinstance(caption, str) else ""
