@@ -1,0 +1,50 @@
+"""What ``prepare`` and the training streams are told. Light: nothing heavy is imported."""
+
+from __future__ import annotations
+
+from pydantic import Field, PositiveInt
+
+from chatsearch.config import Config, runtime
+from chatsearch.corpora.config import CorpusConfig, ScenesConfig
+from chatsearch.types import Kind
+
+
+class PrepareConfig(Config):
+    """One corpus turned into document shards."""
+
+    corpus: CorpusConfig = ScenesConfig()
+    partitions_per_part: PositiveInt = 4
+    """Partitions of the corpus that one task writes into one part: what an interrupted run loses at most."""
+    max_rejected_fraction: float = runtime(0.05, ge=0.0, le=1.0)
+    """The job fails when a larger share of the records is set aside."""
+    cpus_per_task: float = runtime(1.0, ge=0.0)
+    output: str = runtime("")
+    """Folder to write, local or ``s3://``."""
+    overwrite: bool = runtime(False)
+
+
+class StreamConfig(Config):
+    """Documents of one kind of training data, and how many of them go into each global step.
+
+    The URI stays out of fingerprints: whoever trains on the shards records their fingerprint as an input.
+    """
+
+    shards: str = runtime("")
+    """URI of document shards."""
+    per_step: int = Field(1, ge=1)
+    kinds: tuple[Kind, ...] = ()
+    """Only documents of these kinds; empty takes all."""
+
+
+class LoaderConfig(Config):
+    """How a training worker makes its batches ahead of time. Changes speed, never content."""
+
+    num_tasks: PositiveInt = runtime(1)
+    """Processes that build batches for one worker."""
+    cpus_per_task: float = runtime(0.5, ge=0.0)
+    steps_per_task: PositiveInt = runtime(8)
+    """Consecutive steps that one task builds; each is handed over as soon as it is ready."""
+    steps_per_window: PositiveInt = runtime(4096)
+    """Steps planned at a time, so that the plan of a long run stays small."""
+    prefetch_steps: PositiveInt = runtime(2)
+    """Finished steps kept ready in the worker."""
