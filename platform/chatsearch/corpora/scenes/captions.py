@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from chatsearch.corpora.scenes import knowledge
 from chatsearch.corpora.scenes.edits import apply, random_edits
@@ -54,7 +55,7 @@ def _relation(first: Group, second: Group, rng: random.Random) -> str | None:
     return rng.choice(options) if options else None
 
 
-def caption(scene: Scene, rng: random.Random) -> str:
+def caption(scene: Scene, rng: random.Random, openings: Sequence[str] = _OPENINGS) -> str:
     """A true partial description of at most 30 words; level of detail, order and words vary."""
     groups = list(scene.groups)
     rng.shuffle(groups)
@@ -74,8 +75,8 @@ def caption(scene: Scene, rng: random.Random) -> str:
         background = where(scene.background, rng, riddle=0.1)
         if rng.random() < 0.25:
             return f"{background} there {'are' if shown[0].count > 1 else 'is'} {join(phrases)}"
-        return f"{rng.choice(_OPENINGS)}{join(phrases)} {background}"
-    return f"{rng.choice(_OPENINGS)}{join(phrases)}"
+        return f"{rng.choice(openings)}{join(phrases)} {background}"
+    return f"{rng.choice(openings)}{join(phrases)}"
 
 
 def captions(scene: Scene, rng: random.Random, count: int = 4) -> list[str]:
@@ -94,7 +95,7 @@ _OTHER = ("another page shows", "a different picture:", "somewhere else,", "and 
 def story(scene: Scene, split: str, rng: random.Random) -> tuple[list[str], list[Scene]]:
     """Two to four related scenes with one sentence before each: edits of the first, or new scenes with a shared object."""
     scenes = [scene]
-    sentences = [f"{rng.choice(_FIRST)} {caption(scene, rng)}."]
+    sentences = [f"{rng.choice(_FIRST)} {caption(scene, rng, ('',))}."]
     for _ in range(rng.randint(1, 3)):
         edits = random_edits(scenes[-1], split, rng, rng.randint(1, 2))
         scenes.append(apply(scenes[-1], edits))
@@ -102,7 +103,7 @@ def story(scene: Scene, split: str, rng: random.Random) -> tuple[list[str], list
             told = join([edit.story(scenes[-2], rng) for edit in edits])
             sentences.append(f"{rng.choice(_NEXT)} {told}.")
         else:
-            sentences.append(f"{rng.choice(_OTHER)} {caption(scenes[-1], rng)}.")
+            sentences.append(f"{rng.choice(_OTHER)} {caption(scenes[-1], rng, ('',))}.")
     return sentences, scenes
 
 

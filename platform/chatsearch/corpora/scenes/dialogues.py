@@ -13,15 +13,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from chatsearch.corpora.scenes.facts import Fact, group_fact
-from chatsearch.corpora.scenes.vocabulary import BACKGROUNDS, COLOURS, TEXTURES
+from chatsearch.corpora.scenes.vocabulary import BACKGROUNDS, COLOURS, KINDS, TEXTURES
 from chatsearch.corpora.scenes.wording import (
     BACKGROUND_PHRASES,
     TEXTURE_WORDS,
+    article,
     colour_name,
     described,
     kind_name,
     num_words,
     place,
+    plural,
     the,
     where,
 )
@@ -31,14 +33,14 @@ MAX_T_WORDS, MAX_M_WORDS, MAX_I_WORDS = 70, 80, 20
 """Whitespace words of all text segments of one dialogue."""
 _ACCIDENT = 1e-7
 """Facts are told until a random picture fits all of them less often than this: so a gallery holds one answer."""
-_OPENINGS = ("i am looking for", "find", "show me", "i want", "i remember", "do you have")
-_ALSO = ("there is also", "i also see", "and", "next to that,", "with")
+_OPENINGS = ("i am looking for", "find", "show me", "i want", "i remember", "i need")
+_ALSO = ("and also", "i also see", "and", "besides,", "with")
 _MORE = ("okay.", "what else?", "anything more?", "got it.", "tell me more.", "go on.")
 
 
 @dataclass(slots=True)
 class Chunk:
-    """One thing that is said in one go."""
+    """One thing that is said in one go. Text with a space in front waits for a lead such as "i also see"."""
 
     text: str
     facts: list[Fact]
@@ -79,16 +81,16 @@ def _value_words(fact: Fact, rng: random.Random, riddle: float) -> str:
     return fact.value
 
 
-def _introduction(group: Group, told: Sequence[str], lead: str, rng: random.Random) -> Chunk:
+def _introduction(group: Group, told: Sequence[str], rng: random.Random) -> Chunk:
     facts = [group_fact(name, group) for name in ("object", "count", *told)]
     riddle = kind_name(group.kind, rng, 0.3) if group.count == 1 else None
     if riddle is None:
-        return Chunk(f"{lead} {described(group, told, rng)}.", facts, group.kind)
+        return Chunk(f" {described(group, told, rng)}.", facts, group.kind)
     # "the fruit that keeps the doctor away, a small green one"
     if not told:
-        return Chunk(f"{lead} {riddle}.", facts, group.kind)
+        return Chunk(f" {riddle}.", facts, group.kind)
     words = described(group.changed("kind", "circle"), told, rng).replace("circle", "one")
-    return Chunk(f"{lead} {riddle}, {words}.", facts, group.kind)
+    return Chunk(f" {riddle}, {words}.", facts, group.kind)
 
 
 def _detail(group: Group, name: str, rng: random.Random) -> Chunk:
@@ -118,16 +120,18 @@ def _correction(fact: Fact, wrong: Fact, scene: Scene, rng: random.Random) -> Ch
         return Chunk(rng.choice((f"no, not {no}, rather {yes}.", f"sorry, not {no} but {yes}.")), [fact], "background")
     group = scene.find(fact.subject)
     assert group is not None
-    yes = _value_words(fact, rng, 0.4)
-    link = "of " if yes.startswith("the ") else ""
-    text = rng.choice(
-        (
-            f"no, {the(group)} should not be {wrong.value} but {link}{yes}.",
-            f"sorry, not {wrong.value}: make that {link}{yes} for {the(group)}.",
-            f"wait, {the(group)} {'was' if group.count == 1 else 'were'} {link}{yes}, not {wrong.value}.",
-        )
+    if fact.name == "object":
+        no = article(wrong.subject) if group.count == 1 else plural(wrong.subject)
+        yes = kind_name(fact.subject, rng, 0.4) or (article(fact.subject) if group.count == 1 else plural(fact.subject))
+        forms = (f"no, not {no}, rather {yes}.", f"sorry, not {no} but {yes}.", f"wait, i mean {yes}, not {no}.")
+        return Chunk(rng.choice(forms), [fact], group.kind)
+    name, yes = the(group), _value_words(fact, rng, 0.4)
+    forms = (
+        f"no, make {name} {yes}, not {wrong.value}.",
+        f"sorry, not {wrong.value}: make {name} {yes}.",
+        f"wait, make {name} {yes} instead of {wrong.value}.",
     )
-    return Chunk(text, [fact], group.kind)
+    return Chunk(rng.choice(forms), [fact], group.kind)
 
 
 def _relations(groups: Sequence[Group]) -> list[tuple[str, Fact]]:
@@ -171,10 +175,13 @@ def _told_facts(scene: Scene, rng: random.Random, accident: float) -> list[Fact]
 
 def _pick_wrong(facts: Sequence[Fact], rng: random.Random) -> tuple[Fact, Fact] | None:
     """A true fact to be said wrongly first, with the wrong one."""
-    options = [fact for fact in facts if fact.name in ("colour", "texture", "background")]
+    options = [fact for fact in facts if fact.name in ("object", "colour", "texture", "background")]
     if not options or rng.random() > 0.6:
         return None
     fact = rng.choice(options)
+    if fact.name == "object":
+        present = {told.subject for told in facts}
+        return fact, replace(fact, subject=rng.choice([kind for kind in KINDS if kind not in present]))
     values = {"colour": COLOURS, "texture": TEXTURES, "background": BACKGROUNDS}[fact.name]
     return fact, replace(fact, value=rng.choice([value for value in values if value != fact.value]))
 
@@ -189,14 +196,19 @@ def _chunks(
         group = scene.find(kind)
         assert group is not None
         names = [fact.name for fact in facts if fact.subject == kind and fact.name in ("colour", "texture", "size")]
-        said_wrongly = wrong if wrong is not None and wrong.subject == kind else None
-        early = [name for name in names if rng.random() < 0.45 or (said_wrongly and name == said_wrongly.name)]
-        spoken = group.changed(said_wrongly.name, said_wrongly.value) if said_wrongly else group
-        thread = [_introduction(spoken, early, "", rng)]
+        slip = wrong if true is not None and true.subject == kind and true.name != "background" else None
+        early = [name for name in names if rng.random() < 0.45 or (slip and name == slip.name)]
+        spoken = group
+        if slip:
+            spoken = group.changed(*(("kind", slip.subject) if slip.name == "object" else (slip.name, slip.value)))
+        thread = [_introduction(spoken, early, rng)]
+        if slip and true and slip.name == "object":
+            # Right after the slip: later sentences name the object by its true kind.
+            thread.append(_correction(true, slip, scene, rng))
         thread += [_detail(group, name, rng) for name in names if name not in early]
         thread += [_detail(group, "place", rng) for fact in facts if fact.subject == kind and fact.name == "place"]
-        if said_wrongly and true is not None:
-            thread.append(_correction(true, said_wrongly, scene, rng))
+        if slip and true and slip.name != "object":
+            thread.append(_correction(true, slip, scene, rng))
         threads.append(thread)
     for fact in facts:
         if fact.name == "background":
@@ -289,9 +301,16 @@ def describe(
                 replies.append(chunks[0].question if asked else rng.choice(_MORE))
             rounds.append(_say(chunks, asked, rng.choice(_OPENINGS) if number == 0 else "", rng))
         stated = [[fact for chunk in chunks for fact in chunk.facts] for chunks in dealt]
-        description = Description(rounds, replies, stated, facts, [slip[1]] if slip else [])
+        description = Description(rounds, replies, stated, facts, _wrong_facts(slip, stated) if slip else [])
         if description.num_words <= max_words and not (slip and _in_one_round(slip, stated)):
             return description
+
+
+def _wrong_facts(slip: tuple[Fact, Fact], stated: list[list[Fact]]) -> list[Fact]:
+    wrong = slip[1]
+    if wrong.name != "object":
+        return [wrong]
+    return [fact for facts in stated for fact in facts if fact.subject == wrong.subject]
 
 
 def _in_one_round(slip: tuple[Fact, Fact], stated: list[list[Fact]]) -> bool:

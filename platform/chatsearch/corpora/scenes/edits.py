@@ -22,9 +22,11 @@ from chatsearch.corpora.scenes.wording import (
     colour_name,
     described,
     kind_name,
+    noun,
     place,
     plural,
     the,
+    towards,
     where,
 )
 from chatsearch.corpora.scenes.world import Group, Scene, is_valid
@@ -72,54 +74,58 @@ class Edit:
         field = {"recolour": "colour", "retexture": "texture", "resize": "size", "replace": "kind"}[self.operation]
         return scene.with_group(self.subject, group.changed(field, self.value))
 
-    def request(self, scene: Scene, rng: random.Random, riddle: float, name: str | None = None) -> str:
-        """An imperative clause that asks for this change of ``scene``; ``name`` overrides how the subject is called."""
+    def forms(self, scene: Scene, rng: random.Random, riddle: float = 0.0, name: str | None = None) -> list[str]:
+        """Imperative clauses that ask for this change of ``scene``.
+
+        Their lengths in words do not depend on ``rng`` while ``riddle`` is 0.
+
+        Args:
+            scene: what the person sees.
+            rng: draws synonyms and riddles.
+            riddle: how often the new value is told as riddle.
+            name: what to call the subject; None for its kind.
+        """
         if self.operation == "background":
-            place_phrase = where(self.value, rng, riddle)
-            return rng.choice(
-                (f"put it all {place_phrase}", f"move everything {place_phrase}", f"show it {place_phrase}")
-            )
-        if self.operation == "add":
-            return self._request_add(rng, riddle)
+            spot = where(self.value, rng, riddle)
+            return [f"put it all {spot}", f"put everything {spot}", f"show it all {spot}", f"have it all {spot}"]
+        if self.added is not None:
+            thing = self._added_thing(self.added, rng, riddle)
+            return [f"add {thing}", f"put in {thing}", f"draw {thing}"]
         group = scene.find(self.subject)
-        assert group is not None
+        assert group is not None, f"{self.subject} is not in the scene"
         name = name or the(group)
         if self.operation == "recolour":
             colour = colour_name(self.value, rng, riddle)
             if colour != self.value:
-                return f"give {name} {colour}"
-            return rng.choice((f"make {name} {colour}", f"paint {name} {colour}", f"change {name} to {colour}"))
+                return [f"give {name} {colour}", f"make {name} {colour}"]
+            return [f"make {name} {colour}", f"paint {name} {colour}", f"turn {name} {colour}"]
         if self.operation == "retexture":
-            texture = rng.choice(TEXTURE_WORDS[self.value])
-            return rng.choice((f"make {name} {texture}", f"{name} should be {texture}"))
+            return [f"make {name} {rng.choice(TEXTURE_WORDS[self.value])}", f"have {name} {self.value}"]
         if self.operation == "resize":
-            return rng.choice((f"make {name} {rng.choice(SIZE_WORDS[self.value])}", f"{name} should be {self.value}"))
+            return [f"make {name} {rng.choice(SIZE_WORDS[self.value])}", f"have {name} {self.value}"]
         if self.operation == "move":
-            spot = place(int(self.value)).replace("at the", "to the").replace("in the", "to the")
-            return rng.choice((f"move {name} {spot}", f"bring {name} {spot}"))
+            spot = towards(int(self.value))
+            return [f"move {name} {spot}", f"bring {name} {spot}", f"put {name} {spot}"]
         if self.operation == "replace":
             new = kind_name(self.value, rng, riddle) or (
                 article(self.value) if group.count == 1 else plural(self.value)
             )
-            return rng.choice((f"turn {name} into {new}", f"replace {name} with {new}", f"swap {name} for {new}"))
+            return [f"turn {name} into {new}", f"replace {name} with {new}", f"swap {name} for {new}"]
         if self.operation == "remove":
-            return rng.choice((f"remove {name}", f"take {name} away", f"leave out {name}"))
-        number = NUMBERS[int(self.value)]
-        noun = self.subject if self.value == "1" else plural(self.subject)
-        return rng.choice((f"show {number} {noun}", f"make it {number} {noun}", f"i want {number} {noun}"))
+            return [f"remove {name}", f"take {name} away", f"leave out {name}"]
+        things = f"{NUMBERS[int(self.value)]} {noun(self.subject, int(self.value))}"
+        return [f"show {things}", f"make it {things}", f"have {things}"]
 
-    def _request_add(self, rng: random.Random, riddle: float) -> str:
-        assert self.added is not None
+    @staticmethod
+    def _added_thing(added: Group, rng: random.Random, riddle: float) -> str:
         # Solid and medium are what "add a red key" means; anything else is said.
-        said = ["colour"]
-        said += ["texture"] if self.added.texture != "solid" else []
-        said += ["size"] if self.added.size != "medium" else []
-        verb, spot = rng.choice(("add", "put in", "place")), place(self.added.cells[0])
-        colour = colour_name(self.added.colour, rng, riddle * 0.5)
-        if colour != self.added.colour:
-            bare = described(self.added, [name for name in said if name != "colour"], rng)
-            return f"{verb} {bare} in {colour} {spot}"
-        return f"{verb} {described(self.added, said, rng)} {spot}"
+        said = ["texture"] if added.texture != "solid" else []
+        said += ["size"] if added.size != "medium" else []
+        spot = place(added.cells[0])
+        colour = colour_name(added.colour, rng, riddle * 0.5)
+        if colour != added.colour:
+            return f"{described(added, said, rng)} in {colour} {spot}"
+        return f"{described(added, [*said, 'colour'], rng)} {spot}"
 
     def story(self, scene: Scene, rng: random.Random) -> str:
         """The change as something that happens: "the fish turns red"."""
@@ -134,12 +140,13 @@ class Edit:
         if self.operation in ("recolour", "retexture", "resize"):
             return f"{name} turn{end} {self.value}"
         if self.operation == "move":
-            return f"{name} move{end} {place(int(self.value)).replace('at the', 'to the').replace('in the', 'to the')}"
+            return f"{name} move{end} {towards(int(self.value))}"
         if self.operation == "replace":
             return f"{name} become{end} {article(self.value) if group.count == 1 else plural(self.value)}"
         if self.operation == "remove":
             return f"{name} {'is' if group.count == 1 else 'are'} gone"
-        return f"there {'is' if self.value == '1' else 'are'} {NUMBERS[int(self.value)]} {self.subject if self.value == '1' else plural(self.subject)}"
+        number = int(self.value)
+        return f"there {'is' if number == 1 else 'are'} {NUMBERS[number]} {noun(self.subject, number)}"
 
 
 def apply(scene: Scene, edits: Sequence[Edit]) -> Scene:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from chatsearch.corpora.scenes.dialogues import MAX_I_WORDS, MAX_M_WORDS, MAX_T_WORDS, describe
 from chatsearch.corpora.scenes.edits import Edit, apply, random_edit, random_edits
 from chatsearch.corpora.scenes.facts import Fact
-from chatsearch.corpora.scenes.instructions import instruction
+from chatsearch.corpora.scenes.instructions import can_be_said, instruction
+from chatsearch.corpora.scenes.wording import num_words, the
 from chatsearch.corpora.scenes.world import Scene, is_valid, random_scene
 from chatsearch.types import Kind, Role
 
@@ -69,15 +70,22 @@ def _edit_root(key: WorldKey, kind: Kind) -> str:
 def _reference_and_edits(key: WorldKey, kind: Kind, index: int) -> tuple[Scene, list[Edit]]:
     root = _edit_root(key, kind)
     reference = key.scene(root, index)
-    rng = key.rng(root, index, "edits")
-    return reference, random_edits(reference, key.split, rng, rng.choices((1, 2, 3), (0.35, 0.45, 0.2))[0])
+    return reference, _edits(key, reference, key.rng(root, index, "edits"), (0.35, 0.45, 0.2))
+
+
+def _edits(key: WorldKey, reference: Scene, rng: random.Random, weights: tuple[float, ...]) -> list[Edit]:
+    """One edit or more that one short instruction can name; ``weights`` are of one, two, ... edits."""
+    while True:
+        edits = random_edits(reference, key.split, rng, rng.choices(range(1, len(weights) + 1), weights)[0])
+        if can_be_said(reference, edits, MAX_I_WORDS):
+            return edits
 
 
 def edit_sample(key: WorldKey, index: int) -> ChatSample:
     """An edit triplet: reference, plain instruction of one or two changes, result."""
     reference = key.scene(Kind.EDIT, index)
     rng = key.rng(Kind.EDIT, index, "edits")
-    edits = random_edits(reference, key.split, rng, rng.randint(1, 2))
+    edits = _edits(key, reference, rng, (0.5, 0.5))
     text = instruction(reference, edits, rng, MAX_I_WORDS, riddle=0.1, point=0.1)
     turns: list[Turn] = [(Role.USER, reference), (Role.USER, text), (Role.ASSISTANT, apply(reference, edits))]
     return ChatSample(turns, edits=[edits])
@@ -132,18 +140,15 @@ def m_sample(key: WorldKey, index: int) -> ChatSample:
     first = step[0] if step else reference
     mistake, said = None, {}
     recolours = [edit for edit in edits if edit.operation == "recolour"]
-    if not step and recolours and rng.random() < 0.5:
-        edit = recolours[0]
-        group = first.find(edit.subject)
-        assert group is not None
-        mistake = Fact("colour", edit.subject, group.colour), Fact("colour", edit.subject, edit.value)
+    group = first.find(recolours[0].subject) if recolours else None
+    if group and not step and rng.random() < 0.5:
+        mistake = Fact("colour", group.kind, group.colour), Fact("colour", group.kind, recolours[0].value)
     while True:
         num_rounds = 2 if mistake else rng.choice((1, 1, 2))
         description = describe(first, rng, num_rounds, 45, accident=1e-4, mistake=mistake)
-        if mistake:
-            name = mistake[0].subject
-            pronoun = rng.choice((f"the {name} the colour i named first", f"the {name} the first colour after all"))
-            said = {recolours[0]: f"give {pronoun}"}
+        if group and mistake:
+            back = rng.choice(("the colour i named first", "the first colour after all"))
+            said = {recolours[0]: f"give {the(group)} {back}"}
         turns: list[Turn] = [(Role.USER, description.rounds[0])]
         for reply, words in zip(description.replies, description.rounds[1:], strict=True):
             turns += [(Role.ASSISTANT, reply), (Role.USER, words)]
@@ -153,7 +158,7 @@ def m_sample(key: WorldKey, index: int) -> ChatSample:
         turns.append((Role.USER, instruction(reference, edits, rng, MAX_I_WORDS + 4, said=said)))
         turns.append((Role.ASSISTANT, apply(reference, edits)))
         sample = ChatSample(turns, description.stated, description.wanted, ([[step[1]]] if step else []) + [edits])
-        if sum(len(text.split()) for text in sample.texts) <= MAX_M_WORDS:
+        if num_words(*sample.texts) <= MAX_M_WORDS:
             return sample
 
 

@@ -27,7 +27,7 @@ BACKGROUND_PHRASES = {
 _PLURALS = {"cross": "crosses", "fish": "fish"}
 SIZE_WORDS = {"small": ("small", "little", "tiny"), "medium": ("medium",), "large": ("large", "big", "huge")}
 TEXTURE_WORDS = {
-    "solid": ("solid", "plain"),
+    "solid": ("solid", "filled"),
     "striped": ("striped",),
     "dotted": ("dotted", "spotted"),
     "outlined": ("outlined", "hollow"),
@@ -52,6 +52,11 @@ def article(words: str) -> str:
 def place(cell: int) -> str:
     """Where a cell is."""
     return "in the center" if PLACES[cell] == "center" else f"at the {PLACES[cell]}"
+
+
+def towards(cell: int) -> str:
+    """Into which cell."""
+    return f"to the {PLACES[cell]}"
 
 
 def described(group: Group, attributes: Sequence[str], rng: random.Random) -> str:
