@@ -173,6 +173,15 @@ class Folder:
         with stream:
             yield stream
 
+    @contextlib.contextmanager
+    def seekable(self, name: str) -> Iterator[NativeFile]:
+        """One file for random access: of a Parquet file only what is asked for is fetched."""
+        with _named_errors("read", self.path(name)):
+            fs, path = filesystem(self.path(name))
+            file = fs.open_input_file(path)
+        with file:
+            yield file
+
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """``length`` bytes of a file from byte ``start`` on."""
         with _named_errors("read", self.path(name)):
