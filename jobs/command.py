@@ -12,14 +12,16 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from chatsearch.config import Config, apply_overrides, flatten, known_keys
+from chatsearch.config import Config, apply_overrides, digest, flatten, known_keys
 from chatsearch.errors import ChatSearchError, ConfigError, InputError, UnknownNameError
 from chatsearch.manifest import Manifest, read_manifest
 from chatsearch.storage import Folder
+from chatsearch.tracking.config import RunKey, TrackingConfig
+from chatsearch.tracking.tracker import Tracker, open_tracker
 
 from jobs.finished import Input, find_inputs, finished_output
 
@@ -56,14 +58,14 @@ class Job(Generic[C]):
         recipes: a module of ``jobs.recipes``: every public function defined there is a recipe.
         default: recipe used when none is named; None asks for one.
         kind: kind of the artefact at ``config.output``; None where a job makes none.
-        work: does the job and returns what it made. Imports what is heavy.
+        work: does the job, tells the tracker what happens, and returns what it made. Imports what is heavy.
     """
 
     name: str
     recipes: ModuleType
     default: str | None
     kind: str | None
-    work: Callable[[C], Made]
+    work: Callable[[C, Tracker], Made]
 
     def recipe_names(self) -> list[str]:
         """Names that ``--recipe`` takes, in the order of the file."""
@@ -113,6 +115,8 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipe")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="key.path=value")
     parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--parent", help="file the MLflow run under the run of this name")
+    parser.add_argument("--no-tracking", action="store_true")
     arguments = parser.parse_args(argv)
     with _exit_codes(job) as outcome:
         if arguments.help:
@@ -122,22 +126,36 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
         if arguments.dry_run:
             Plan.of(job, recipe, config).show()
             return 0
-        made = execute(job, recipe, config)
+        tracking = TrackingConfig(parent=arguments.parent, enabled=not arguments.no_tracking)
+        made = execute(job, recipe, config, tracking)
         print(f"made   {made.uri}")
         print(f"run    {made.run or 'not tracked'}", flush=True)
     return outcome.code
 
 
-def execute(job: Job[C], recipe: str, config: C, *, show_plan: bool = True) -> Made:
+def execute(job: Job[C], recipe: str, config: C, tracking: TrackingConfig, *, show_plan: bool = True) -> Made:
     """Show the plan and do the work, unless a finished output of this very configuration lies there."""
     plan = Plan.of(job, recipe, config)
     if show_plan:
         plan.show()
     if plan.finished is not None:
-        return Made(plan.output, plan.finished.counts, run=plan.finished.provenance.get("run"), reused=True)
+        return Made(plan.output, plan.finished.counts, reused=True)
     begin = time.monotonic()
-    made = job.work(config)
-    return Made(made.uri, made.counts, time.monotonic() - begin, made.run)
+    # The same output of the same configuration is the same run: a job that continues after a crash goes on in it.
+    run = RunKey(job=job.name, key=digest(job.name, plan.output, config.content()), parent=tracking.parent)
+    with open_tracker(tracking, run) as tracker:
+        tracker.set_tag("recipe", recipe)
+        tracker.log_params(flatten(config))
+        for entry in plan.inputs:
+            if entry.manifest is not None:
+                tracker.log_input(entry.key, entry.uri, entry.manifest.fingerprint)
+        made = job.work(config, tracker)
+        manifest = read_manifest(made.uri) if job.kind else None
+        if manifest is not None:
+            tracker.log_output(manifest.kind, made.uri, manifest.fingerprint)
+        seconds = time.monotonic() - begin
+        tracker.log_metrics({"seconds": seconds})
+    return replace(made, seconds=seconds, run=tracker.address)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,31 @@
+"""Turn a corpus into document shards.
+
+Captions, dialogues and pictures go into Parquet shards with a manifest; bad records are counted and set
+aside with their key and reason.
+"""
+
+from __future__ import annotations
+
+from chatsearch.data.config import PrepareConfig
+from chatsearch.session import ray_session
+from chatsearch.tracking.tracker import Tracker
+
+from jobs.command import Job, Made, main
+from jobs.recipes import prepare as recipes
+
+
+def work(config: PrepareConfig, tracker: Tracker) -> Made:
+    """Prepare on Ray Data."""
+    with ray_session():
+        from chatsearch.data.prepare import prepare
+
+        shards = prepare(config)
+    counts = shards.manifest.counts
+    tracker.log_metrics({f"num_{name}": count for name, count in counts.items()})
+    return Made(shards.uri, counts)
+
+
+JOB = Job("prepare", recipes, default="tiny_align", kind="document-shards", work=work)
+
+if __name__ == "__main__":
+    raise SystemExit(main(JOB))

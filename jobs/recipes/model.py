@@ -1,0 +1,56 @@
+"""Shapes of the three sizes. Not a job: the other recipes build on these."""
+
+from __future__ import annotations
+
+from chatsearch.model.config import (
+    EfficientNetLite0Config,
+    LanguageConfig,
+    PerceiverConfig,
+    SceneCnnConfig,
+    SearcherConfig,
+)
+
+
+def tiny() -> SearcherConfig:
+    """A small Llama and a small network on the synthetic scenes: minutes on two cores."""
+    return SearcherConfig(
+        vision=SceneCnnConfig(),
+        language=LanguageConfig(
+            vocab_size=1500,
+            hidden_size=128,
+            intermediate_size=384,
+            num_layers=4,
+            num_heads=4,
+            num_key_value_heads=4,
+            max_positions=1024,
+        ),
+        perceiver=PerceiverConfig(hidden_size=64, intermediate_size=128, num_layers=2, num_heads=4),
+        num_queries=4,
+        retrieval_dim=128,
+    )
+
+
+def small() -> SearcherConfig:
+    """SmolLM2-135M-Instruct and EfficientNet-Lite0: real pretrained weights on a CPU."""
+    return SearcherConfig(
+        vision=EfficientNetLite0Config(),
+        language=LanguageConfig(
+            vocab_size=49152,
+            hidden_size=576,
+            intermediate_size=1536,
+            num_layers=30,
+            num_heads=9,
+            num_key_value_heads=3,
+            max_positions=8192,
+            rope_theta=100000.0,
+            tie_embeddings=True,
+        ),
+        perceiver=PerceiverConfig(hidden_size=192, intermediate_size=384, num_layers=2, num_heads=4),
+        num_queries=4,
+        retrieval_dim=256,
+    )
+
+
+def paper() -> SearcherConfig:
+    """Vicuna-7B v1.5, CLIP ViT-L/14 and BLIP-2's Q-Former, as published."""
+    return SearcherConfig()

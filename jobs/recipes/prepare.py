@@ -1,0 +1,73 @@
+"""Corpora of the ``prepare`` job."""
+
+from __future__ import annotations
+
+from chatsearch.corpora.config import CaptionedFolderConfig, ScenesConfig, ScenesCounts, WebDatasetConfig
+from chatsearch.data.config import PrepareConfig
+from chatsearch.types import Kind
+
+from jobs.recipes.places import PAPER, SMALL, TINY, Places
+
+SEED = 7
+PHOTOGRAPHS = "data/captioned"
+"""Where a captioned folder is looked for; another one: --set corpus.path=FOLDER."""
+
+
+def tiny_align(places: Places = TINY) -> PrepareConfig:
+    """Scenes, stage 1: captions and interleaved documents."""
+    return PrepareConfig(
+        corpus=ScenesConfig(seed=SEED, split="train", kinds=ScenesCounts(caption=6000, interleaved=1000)),
+        output=places.align_shards,
+    )
+
+
+def tiny_instruct(places: Places = TINY) -> PrepareConfig:
+    """Scenes, stage 2: questions, edits and the three ChatSearch sub-tasks."""
+    return PrepareConfig(
+        corpus=ScenesConfig(
+            seed=SEED,
+            split="train",
+            kinds=ScenesCounts(question=1000, edit=1500, chatsearch_t=2000, chatsearch_i=2000, chatsearch_m=2000),
+        ),
+        output=places.instruct_shards,
+    )
+
+
+def tiny_test(places: Places = TINY) -> PrepareConfig:
+    """Scenes, held out: ChatSearch dialogues and their gallery with near-misses."""
+    return PrepareConfig(
+        corpus=ScenesConfig(
+            seed=SEED,
+            split="test",
+            kinds=ScenesCounts(chatsearch_t=100, chatsearch_i=100, chatsearch_m=100, gallery=200),
+        ),
+        output=places.test_shards,
+    )
+
+
+def small_align(places: Places = SMALL) -> PrepareConfig:
+    """Photographs, stage 1: captions of the training split."""
+    return PrepareConfig(
+        corpus=CaptionedFolderConfig(path=PHOTOGRAPHS, split="train", emit=(Kind.CAPTION,)), output=places.align_shards
+    )
+
+
+def small_instruct(places: Places = SMALL) -> PrepareConfig:
+    """Photographs, stage 2: "find ..." requests and captioning questions from templates."""
+    return PrepareConfig(
+        corpus=CaptionedFolderConfig(path=PHOTOGRAPHS, split="train", emit=(Kind.QUESTION, Kind.T)),
+        output=places.instruct_shards,
+    )
+
+
+def small_test(places: Places = SMALL) -> PrepareConfig:
+    """Photographs, held out: the test split as a gallery, with "find ..." requests."""
+    return PrepareConfig(
+        corpus=CaptionedFolderConfig(path=PHOTOGRAPHS, split="test", emit=(Kind.T, Kind.GALLERY)),
+        output=places.test_shards,
+    )
+
+
+def paper_captions(places: Places = PAPER) -> PrepareConfig:
+    """CC3M as img2dataset writes it: the caption stream of stage 1."""
+    return PrepareConfig(corpus=WebDatasetConfig(path="data/cc3m"), output=places.at("shards-cc3m"))

@@ -1,0 +1,135 @@
+"""Stages of the ``train`` job. The paper's printed values are in ``paper_align`` and ``paper_instruct``."""
+
+from __future__ import annotations
+
+from chatsearch.data.config import StreamConfig
+from chatsearch.model.config import ObjectiveConfig
+from chatsearch.train.config import OptimiserConfig, TrainConfig
+from chatsearch.types import Kind
+
+from jobs.recipes import model
+from jobs.recipes.places import PAPER, SMALL, TINY, Places
+
+
+def tiny_align(places: Places = TINY) -> TrainConfig:
+    """Scenes, stage 1: two CPU workers, ZeRO 1."""
+    return TrainConfig(
+        stage="align",
+        weights=places.weights,
+        features=places.train_features,
+        model=model.tiny(),
+        objective=ObjectiveConfig(queue_size=1000),
+        streams=(
+            StreamConfig(shards=places.align_shards, per_step=32, kinds=(Kind.CAPTION,)),
+            StreamConfig(shards=places.align_shards, per_step=8, kinds=(Kind.INTERLEAVED,)),
+        ),
+        steps=200,
+        max_length=256,
+        optimiser=OptimiserConfig(learning_rate=1e-3, warmup_steps=20),
+        zero_stage=1,
+        num_workers=2,
+        checkpoint_every=100,
+        output=places.align_model,
+    )
+
+
+def tiny_instruct(places: Places = TINY) -> TrainConfig:
+    """Scenes, stage 2: loss on the answers, ZeRO 2, from stage 1."""
+    return tiny_align(places).replace(
+        stage="instruct",
+        weights=places.align_model,
+        streams=(StreamConfig(shards=places.instruct_shards, per_step=32),),
+        answer_only=True,
+        optimiser=OptimiserConfig(learning_rate=5e-4, warmup_steps=20),
+        zero_stage=2,
+        output=places.instruct_model,
+    )
+
+
+def small_align(places: Places = SMALL) -> TrainConfig:
+    """Photographs, stage 1: SmolLM2 with a low rate, the new parts with a higher one."""
+    return TrainConfig(
+        stage="align",
+        weights=places.weights,
+        features=places.train_features,
+        model=model.small(),
+        objective=ObjectiveConfig(queue_size=1000),
+        streams=(StreamConfig(shards=places.align_shards, per_step=32, kinds=(Kind.CAPTION,)),),
+        steps=150,
+        max_length=256,
+        optimiser=OptimiserConfig(
+            learning_rate=5e-5,
+            warmup_steps=15,
+            multipliers={
+                "perceiver": 10.0,
+                "input_cls": 10.0,
+                "input_queries": 10.0,
+                "query_head": 20.0,
+                "gallery_head": 20.0,
+            },
+        ),
+        zero_stage=1,
+        num_workers=2,
+        checkpoint_every=50,
+        output=places.align_model,
+    )
+
+
+def small_instruct(places: Places = SMALL) -> TrainConfig:
+    """Photographs, stage 2: requests and questions from templates, ZeRO 2, from stage 1."""
+    align = small_align(places)
+    return align.replace(
+        stage="instruct",
+        weights=places.align_model,
+        streams=(StreamConfig(shards=places.instruct_shards, per_step=16),),
+        steps=60,
+        answer_only=True,
+        optimiser=align.optimiser.replace(learning_rate=2e-5, warmup_steps=6),
+        zero_stage=2,
+        output=places.instruct_model,
+    )
+
+
+def paper_align(places: Places = PAPER) -> TrainConfig:
+    """Stage 1 as published: CC3M and mmc4-core, 200,000 steps of 256 + 64 on 8 A100."""
+    return TrainConfig(
+        stage="align",
+        weights=places.weights,
+        model=model.paper(),
+        objective=ObjectiveConfig(queue_size=1000),
+        streams=(
+            StreamConfig(shards=places.at("shards-cc3m"), per_step=256, kinds=(Kind.CAPTION,)),
+            StreamConfig(shards=places.at("shards-mmc4"), per_step=64, kinds=(Kind.INTERLEAVED,)),
+        ),
+        steps=200_000,
+        max_length=512,
+        answer_only=False,
+        optimiser=OptimiserConfig(
+            learning_rate=2e-5, warmup_steps=6000, betas=(0.9, 0.999), weight_decay=0.0, max_grad_norm=1.0
+        ),
+        precision="bf16",
+        zero_stage=1,
+        activation_checkpointing=True,
+        num_workers=8,
+        use_gpu=True,
+        cpus_per_worker=8.0,
+        threads_per_worker=8,
+        checkpoint_every=2000,
+        output=places.align_model,
+    )
+
+
+def paper_instruct(places: Places = PAPER) -> TrainConfig:
+    """Stage 2 as published: LLaVA-150k, 10k edits and 10k ChatSearch dialogues, 10,000 steps of 64."""
+    align = paper_align(places)
+    return align.replace(
+        stage="instruct",
+        weights=places.align_model,
+        streams=(StreamConfig(shards=places.instruct_shards, per_step=64),),
+        steps=10_000,
+        answer_only=True,
+        optimiser=align.optimiser.replace(learning_rate=2e-6, warmup_steps=300),
+        zero_stage=2,
+        checkpoint_every=500,
+        output=places.instruct_model,
+    )

@@ -1,0 +1,32 @@
+"""Train one stage: alignment or instruction tuning.
+
+Ray Train starts the workers, DeepSpeed shards the optimizer. An interrupted run goes on from its last
+checkpoint when the same command is run again; at the end there is a model bundle.
+"""
+
+from __future__ import annotations
+
+from chatsearch.session import ray_session
+from chatsearch.tracking.tracker import Tracker
+from chatsearch.train.config import TrainConfig
+
+from jobs.command import Job, Made, main
+from jobs.recipes import train as recipes
+
+REGISTERED_NAME = "chatsearch"
+
+
+def work(config: TrainConfig, tracker: Tracker) -> Made:
+    """Train, then enter the bundle into the model registry under its stage as alias."""
+    with ray_session():
+        from chatsearch.train.run import train
+
+        bundle = train(config, tracker)
+    tracker.register_model(REGISTERED_NAME, bundle.uri, bundle.fingerprint, alias=config.stage)
+    return Made(bundle.uri, bundle.manifest.counts)
+
+
+JOB = Job("train", recipes, default=None, kind="model-bundle", work=work)
+
+if __name__ == "__main__":
+    raise SystemExit(main(JOB))
