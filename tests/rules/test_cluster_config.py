@@ -1,0 +1,56 @@
+"""``ray_cluster.yaml`` holds against Ray's own schema and against what this project asks of a cluster."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())
+
+
+def test_schema(cluster: dict[str, Any]) -> None:
+    import ray.autoscaler
+
+    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+    jsonschema.validate(cluster, schema)
+
+
+def test_head_is_on_demand_and_runs_no_tasks(cluster: dict[str, Any]) -> None:
+    head = cluster["available_node_types"][cluster["head_node_type"]]
+    assert "InstanceMarketOptions" not in head["node_config"]
+    assert head["resources"]["CPU"] == 0
+    assert any("--num-cpus=0" in command for command in cluster["head_start_ray_commands"])
+
+
+def test_there_are_nodes_of_eight_a100(cluster: dict[str, Any]) -> None:
+    kinds = [node["node_config"]["InstanceType"] for node in cluster["available_node_types"].values()]
+    assert "p4d.24xlarge" in kinds
+
+
+def test_every_node_names_its_image(cluster: dict[str, Any]) -> None:
+    for node in cluster["available_node_types"].values():
+        assert node["node_config"]["ImageId"].startswith("ami-")
+
+
+def test_every_start_asks_for_the_token(cluster: dict[str, Any]) -> None:
+    starts = [
+        command
+        for part in ("head_start_ray_commands", "worker_start_ray_commands")
+        for command in cluster[part]
+        if "ray start" in command
+    ]
+    assert len(starts) == 2
+    for command in starts:
+        assert "RAY_AUTH_MODE=token" in command.split("ray start")[0].rsplit(";", 1)[-1]
+        assert "0.0.0.0" not in command
+    assert "~/.ray/auth_token" in cluster["file_mounts"]
