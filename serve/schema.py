@@ -29,7 +29,8 @@ class ImageUrl(Request):
         "The service never fetches other URLs."
     )
     detail: Literal["auto", "low", "high"] = Field(
-        default="auto", description="Accepted for compatibility; pictures are always read at the model's one resolution."
+        default="auto",
+        description="Accepted for compatibility; pictures are always read at the model's one resolution.",
     )
 
 
@@ -204,7 +205,9 @@ class ConversationExport(Answered):
     id: str
     created_at: str
     updated_at: str
-    transcript: dict[str, Any] = Field(description="Every message, answer, candidate list, pick and decision, in order.")
+    transcript: dict[str, Any] = Field(
+        description="Every message, answer, candidate list, pick and decision, in order."
+    )
     images: dict[str, str] = Field(description="Uploaded pictures as data: URLs, by content hash.")
 
 

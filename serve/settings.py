@@ -60,8 +60,8 @@ class ServeArgs(Config):
     """URI of the model bundle."""
     index: str
     """URI of the gallery index; it must be built with this model's M_Q."""
-    images: tuple[str, ...]
-    """URIs of the document shards that hold the gallery's pictures."""
+    images: tuple[str, ...] = ()
+    """URIs of the document shards that hold the gallery's pictures; by default those that the index names."""
     database: str = "sqlite:///chatsearch.db"
     """SQLAlchemy URL of the conversations. SQLite for one machine, PostgreSQL for a cluster."""
     limits: Limits = Limits()

@@ -122,7 +122,7 @@ class ConversationStore:
             ).rowcount
             if not changed:
                 self._explain_missing_row(connection, conversation_id)
-            self._keep_uploads(connection, conversation_id, uploaded_images(dialogue), uploads or {})
+            self._keep_uploads(connection, conversation_id, message_images(dialogue), uploads or {})
         return Conversation(conversation_id, revision, dialogue, before.created_at, now)
 
     def uploads(self, conversation_id: str) -> dict[str, bytes]:
@@ -197,7 +197,7 @@ class ConversationStore:
             connection.execute(_uploads.insert(), rows)
 
 
-def uploaded_images(dialogue: Dialogue) -> set[str]:
+def message_images(dialogue: Dialogue) -> set[str]:
     """Content hashes of the pictures that messages of the dialogue show."""
     return {
         piece.content_hash

@@ -1,0 +1,73 @@
+"""One deployment a shard of the index, and the fan-out over all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from chatsearch.converse.engine import Ranking
+from chatsearch.errors import ClusterError, FingerprintMismatchError
+from chatsearch.index.merge import ShardHits, merge_batches
+from chatsearch.index.shard import IndexShard
+from chatsearch.types import GalleryItem, faiss_id
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+
+
+class ShardServer:
+    """Serves one shard. Searching changes nothing, so requests run side by side in threads."""
+
+    def __init__(self, index: str, shard: int) -> None:
+        import faiss
+
+        faiss.omp_set_num_threads(1)
+        self._shard = IndexShard.open(index, shard)
+
+    async def search(self, queries_BD: NDArray[np.float32], k: int, exclude: Collection[str]) -> ShardHits:
+        """See :meth:`chatsearch.index.shard.IndexShard.search`; the same exclusions hold for all queries."""
+        return await asyncio.to_thread(self._shard.search, queries_BD, k, [exclude] * len(queries_BD))
+
+    async def find(self, item_id: str) -> GalleryItem | None:
+        """The item with this id, if this shard holds it."""
+        found = self._shard.find(faiss_id(item_id))
+        return found if found is not None and found.item_id == item_id else None
+
+    async def version(self) -> str:
+        """Fingerprint of the index; that it answers also says that the shard is loaded."""
+        return self._shard.version
+
+
+class ShardFanOut:
+    """A retriever over the handles of all shards. Called from worker threads, never from an event loop."""
+
+    def __init__(self, shards: Sequence[DeploymentHandle], *, index: str, timeout_s: float = 30.0) -> None:
+        self._shards = list(shards)
+        self._index = index
+        self._timeout_s = timeout_s
+
+    def search(self, query_d: NDArray[np.float32], k: int, exclude: Collection[str]) -> Ranking:
+        """Ask every shard, merge exactly.
+
+        Raises:
+            FingerprintMismatchError: a shard serves another version of the index than this model was paired with.
+            ClusterError: a shard did not answer in time.
+        """
+        asked = [shard.search.remote(query_d[None], k, exclude) for shard in self._shards]
+        try:
+            results = [response.result(timeout_s=self._timeout_s) for response in asked]
+        except TimeoutError as error:
+            raise ClusterError(
+                f"A shard of the index did not answer within {self._timeout_s:g} s. Check the shard deployments and try again."
+            ) from error
+        other = {result.version for result in results} - {self._index}
+        if other:
+            raise FingerprintMismatchError(
+                f"A shard serves index {', '.join(sorted(other))}; this model is paired with {self._index}. "
+                "Deploy model and index together."
+            )
+        (hits,) = merge_batches(results, k)
+        return Ranking(hits, self._index)
