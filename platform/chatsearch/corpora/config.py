@@ -36,7 +36,7 @@ class ScenesConfig(Config):
     kinds: ScenesCounts = ScenesCounts(caption=1000)
     image_size: int = Field(64, ge=48, le=512)
     """Pixels a side."""
-    num_distractors: int = Field(12, ge=0, le=32)
+    num_distractors: int = Field(16, ge=0, le=32)
     """Near-misses in the gallery for each ChatSearch target."""
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from chatsearch.corpora.scenes.facts import Fact, group_fact
 from chatsearch.corpora.scenes.vocabulary import BACKGROUNDS, COLOURS, KINDS, TEXTURES
@@ -27,7 +27,7 @@ from chatsearch.corpora.scenes.wording import (
     the,
     where,
 )
-from chatsearch.corpora.scenes.world import Group, Scene, above, left_of
+from chatsearch.corpora.scenes.world import Group, Scene, above, is_valid, left_of
 
 MAX_T_WORDS, MAX_M_WORDS, MAX_I_WORDS = 70, 80, 20
 """Whitespace words of all text segments of one dialogue."""
@@ -53,6 +53,24 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Slip:
+    """Something said wrongly first and put right later."""
+
+    true: Fact
+    wrong: Fact
+
+    def imagined(self, scene: Scene) -> Scene:
+        """The scene as it would be if the wrong statement held."""
+        if self.true.name == "background":
+            return replace(scene, background=self.wrong.value)
+        group = scene.find(self.true.subject)
+        assert group is not None
+        if self.true.name == "object":
+            return scene.with_group(group.kind, group.changed("kind", self.wrong.subject))
+        return scene.with_group(group.kind, group.changed(self.wrong.name, self.wrong.value))
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
     """Rounds of one described picture."""
 
@@ -64,7 +82,7 @@ class Description:
     """What each round literally says, true or put right later."""
     wanted: list[Fact]
     """What holds in the end."""
-    wrong: list[Fact] = field(default_factory=list)
+    slip: Slip | None
     """What was said and later put right."""
 
     @property
@@ -113,7 +131,8 @@ def _detail(group: Group, name: str, rng: random.Random) -> Chunk:
     return Chunk(f"{the(group)} {said}.", [fact], group.kind, question, f"{words}.")
 
 
-def _correction(fact: Fact, wrong: Fact, scene: Scene, rng: random.Random) -> Chunk:
+def _correction(slip: Slip, scene: Scene, rng: random.Random) -> Chunk:
+    fact, wrong = slip.true, slip.wrong
     if fact.name == "background":
         no = BACKGROUND_PHRASES[wrong.value]
         yes = where(fact.value, rng, 0.4)
@@ -173,51 +192,56 @@ def _told_facts(scene: Scene, rng: random.Random, accident: float) -> list[Fact]
     return facts
 
 
-def _pick_wrong(facts: Sequence[Fact], rng: random.Random) -> tuple[Fact, Fact] | None:
-    """A true fact to be said wrongly first, with the wrong one."""
-    options = [fact for fact in facts if fact.name in ("object", "colour", "texture", "background")]
-    if not options or rng.random() > 0.6:
+def _pick_slip(scene: Scene, split: str, facts: Sequence[Fact], rng: random.Random) -> Slip | None:
+    """A slip whose imagined scene is one of the split: such a picture can be put in the gallery as a trap."""
+    if rng.random() > 0.75:
         return None
-    fact = rng.choice(options)
-    if fact.name == "object":
-        present = {told.subject for told in facts}
-        return fact, replace(fact, subject=rng.choice([kind for kind in KINDS if kind not in present]))
-    values = {"colour": COLOURS, "texture": TEXTURES, "background": BACKGROUNDS}[fact.name]
-    return fact, replace(fact, value=rng.choice([value for value in values if value != fact.value]))
+    options = [fact for fact in facts if fact.name in ("object", "colour", "texture", "background")]
+    values = {"colour": COLOURS, "texture": TEXTURES, "background": BACKGROUNDS}
+    for _ in range(10):
+        true = rng.choice(options)
+        if true.name == "object":
+            wrong = replace(true, subject=rng.choice([kind for kind in KINDS if not scene.find(kind)]))
+        else:
+            wrong = replace(true, value=rng.choice([value for value in values[true.name] if value != true.value]))
+        slip = Slip(true, wrong)
+        if is_valid(slip.imagined(scene), split):
+            return slip
+    return None
 
 
-def _chunks(
-    scene: Scene, facts: list[Fact], mistake: tuple[Fact, Fact] | None, rng: random.Random
-) -> list[list[Chunk]]:
+def _chunks(scene: Scene, facts: list[Fact], slip: Slip | None, rng: random.Random) -> list[list[Chunk]]:
     """Introductions of the groups with what follows each of them, then the rest, as lists that keep their order."""
-    true, wrong = mistake or (None, None)
     threads = []
     for kind in dict.fromkeys(fact.subject for fact in facts if fact.name == "object"):
         group = scene.find(kind)
         assert group is not None
         names = [fact.name for fact in facts if fact.subject == kind and fact.name in ("colour", "texture", "size")]
-        slip = wrong if true is not None and true.subject == kind and true.name != "background" else None
-        early = [name for name in names if rng.random() < 0.45 or (slip and name == slip.name)]
+        mine = slip if slip and slip.true.subject == kind else None
+        early = [name for name in names if rng.random() < 0.45 or (mine and name == mine.wrong.name)]
         spoken = group
-        if slip:
-            spoken = group.changed(*(("kind", slip.subject) if slip.name == "object" else (slip.name, slip.value)))
+        if mine:
+            imagined = mine.imagined(scene).find(mine.wrong.subject)
+            assert imagined is not None
+            spoken = imagined
         thread = [_introduction(spoken, early, rng)]
-        if slip and true and slip.name == "object":
+        if mine and mine.true.name == "object":
             # Right after the slip: later sentences name the object by its true kind.
-            thread.append(_correction(true, slip, scene, rng))
+            thread.append(_correction(mine, scene, rng))
         thread += [_detail(group, name, rng) for name in names if name not in early]
         thread += [_detail(group, "place", rng) for fact in facts if fact.subject == kind and fact.name == "place"]
-        if slip and true and slip.name != "object":
-            thread.append(_correction(true, slip, scene, rng))
+        if mine and mine.true.name != "object":
+            thread.append(_correction(mine, scene, rng))
         threads.append(thread)
     for fact in facts:
         if fact.name == "background":
-            shown = wrong if wrong is not None and wrong.name == "background" else fact
-            phrase = where(shown.value, rng, 0.0 if shown is wrong else 0.4)
+            mine = slip if slip and slip.true == fact else None
+            shown = mine.wrong if mine else fact
+            phrase = where(shown.value, rng, 0.0 if mine else 0.4)
             text = rng.choice((f"it is all {phrase}.", f"everything is {phrase}.", f"the picture is {phrase}."))
             thread = [Chunk(text, [shown], "background", "where is it all?", f"{phrase}.")]
-            if shown is wrong:
-                thread.append(_correction(fact, shown, scene, rng))
+            if mine:
+                thread.append(_correction(mine, scene, rng))
             threads.append(thread)
         if fact.name in ("left_of", "above"):
             groups = [group for group in scene.groups if group.kind in (fact.subject, fact.value)]
@@ -270,48 +294,47 @@ def _split_subject(text: str) -> tuple[str, str, str]:
 
 def describe(
     scene: Scene,
+    split: str,
     rng: random.Random,
     num_rounds: int,
     max_words: int,
     *,
     accident: float = _ACCIDENT,
-    mistake: tuple[Fact, Fact] | None = None,
+    slip: Slip | None = None,
 ) -> Description:
     """A description of a scene in at most ``num_rounds`` rounds and ``max_words`` words.
 
     Args:
         scene: what is wanted.
+        split: the split that scenes of slips must belong to.
         rng: source of all choices.
         num_rounds: user rounds; fewer where there is less to say.
         max_words: limit for all rounds and replies together.
         accident: how often a random picture may fit all that is said.
-        mistake: a true fact and the wrong one that is said before it; None draws one, or none.
+        slip: what to say wrongly first; None draws one, or none.
     """
     while True:
         facts = _told_facts(scene, rng, accident)
-        if mistake and mistake[0] not in facts:
+        if slip and slip.true not in facts:
             continue
-        slip = mistake or (_pick_wrong(facts, rng) if num_rounds > 1 else None)
-        dealt = _merge(_chunks(scene, facts, slip, rng), num_rounds, rng)
-        rounds, replies = [], []
-        for number, chunks in enumerate(dealt):
-            asked = False
-            if number:
-                asked = bool(chunks[0].question) and rng.random() < 0.6
-                replies.append(chunks[0].question if asked else rng.choice(_MORE))
-            rounds.append(_say(chunks, asked, rng.choice(_OPENINGS) if number == 0 else "", rng))
+        made = slip or (_pick_slip(scene, split, facts, rng) if num_rounds > 1 else None)
+        dealt = _merge(_chunks(scene, facts, made, rng), num_rounds, rng)
         stated = [[fact for chunk in chunks for fact in chunk.facts] for chunks in dealt]
-        description = Description(rounds, replies, stated, facts, _wrong_facts(slip, stated) if slip else [])
-        if description.num_words <= max_words and not (slip and _in_one_round(slip, stated)):
+        if made and any(made.true in told and made.wrong in told for told in stated):
+            continue
+        if len(stated) > 1 and 2 * len(stated[-1]) > len(facts):
+            continue  # the last round must not carry the whole
+        description = Description(*_speak(dealt, rng), stated, facts, made)
+        if description.num_words <= max_words:
             return description
 
 
-def _wrong_facts(slip: tuple[Fact, Fact], stated: list[list[Fact]]) -> list[Fact]:
-    wrong = slip[1]
-    if wrong.name != "object":
-        return [wrong]
-    return [fact for facts in stated for fact in facts if fact.subject == wrong.subject]
-
-
-def _in_one_round(slip: tuple[Fact, Fact], stated: list[list[Fact]]) -> bool:
-    return any(slip[0] in facts and slip[1] in facts for facts in stated)
+def _speak(dealt: list[list[Chunk]], rng: random.Random) -> tuple[list[str], list[str]]:
+    """The words of user and assistant."""
+    rounds, replies = [], []
+    for number, chunks in enumerate(dealt):
+        asked = bool(number and chunks[0].question) and rng.random() < 0.6
+        if number:
+            replies.append(chunks[0].question if asked else rng.choice(_MORE))
+        rounds.append(_say(chunks, asked, "" if number else rng.choice(_OPENINGS), rng))
+    return rounds, replies

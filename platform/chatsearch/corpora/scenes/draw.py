@@ -16,7 +16,7 @@ from chatsearch.corpora.scenes.icons import silhouette
 from chatsearch.corpora.scenes.vocabulary import GRID, RGB
 from chatsearch.corpora.scenes.world import Scene, random_scene
 
-_OVERSAMPLE = 8
+_OVERSAMPLE = 6
 _SHARE = {"small": 0.165, "medium": 0.235, "large": 0.3}
 """Side of an object as a share of the picture's side."""
 _PAPER = (255, 255, 255)

@@ -8,10 +8,10 @@ tells them apart.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from chatsearch.corpora.scenes.dialogues import MAX_I_WORDS, MAX_M_WORDS, MAX_T_WORDS, describe
+from chatsearch.corpora.scenes.dialogues import MAX_I_WORDS, MAX_M_WORDS, MAX_T_WORDS, Slip, describe
 from chatsearch.corpora.scenes.edits import Edit, apply, random_edit, random_edits
 from chatsearch.corpora.scenes.facts import Fact
 from chatsearch.corpora.scenes.instructions import can_be_said, instruction
@@ -31,6 +31,8 @@ class ChatSample:
     """What each describing round literally says."""
     wanted: list[Fact] = field(default_factory=list)
     """What the description comes down to."""
+    slip: Slip | None = None
+    """What the description says wrongly before it says it rightly."""
     edits: list[list[Edit]] = field(default_factory=list)
     """What each instruction changes, from one picture of the dialogue to the next."""
 
@@ -70,7 +72,7 @@ def _edit_root(key: WorldKey, kind: Kind) -> str:
 def _reference_and_edits(key: WorldKey, kind: Kind, index: int) -> tuple[Scene, list[Edit]]:
     root = _edit_root(key, kind)
     reference = key.scene(root, index)
-    return reference, _edits(key, reference, key.rng(root, index, "edits"), (0.35, 0.45, 0.2))
+    return reference, _edits(key, reference, key.rng(root, index, "edits"), (0.3, 0.45, 0.25))
 
 
 def _edits(key: WorldKey, reference: Scene, rng: random.Random, weights: tuple[float, ...]) -> list[Edit]:
@@ -95,11 +97,11 @@ def t_sample(key: WorldKey, index: int) -> ChatSample:
     """Several rounds of text, then the target."""
     target = key.scene(Kind.T, index)
     rng = key.rng(Kind.T, index, "words")
-    description = describe(target, rng, rng.choice((2, 3, 3, 4)), MAX_T_WORDS)
+    description = describe(target, key.split, rng, rng.choice((2, 3, 3, 4)), MAX_T_WORDS)
     turns: list[Turn] = [(Role.USER, description.rounds[0])]
     for reply, words in zip(description.replies, description.rounds[1:], strict=True):
         turns += [(Role.ASSISTANT, reply), (Role.USER, words)]
-    return ChatSample([*turns, (Role.ASSISTANT, target)], description.stated, description.wanted)
+    return ChatSample([*turns, (Role.ASSISTANT, target)], description.stated, description.wanted, slip=description.slip)
 
 
 def i_sample(key: WorldKey, index: int) -> ChatSample:
@@ -138,15 +140,15 @@ def m_sample(key: WorldKey, index: int) -> ChatSample:
     rng = key.rng(Kind.M, index, "words")
     step = _earlier(key, reference, rng) if rng.random() < 0.3 else None
     first = step[0] if step else reference
-    mistake, said = None, {}
+    slip, said = None, {}
     recolours = [edit for edit in edits if edit.operation == "recolour"]
     group = first.find(recolours[0].subject) if recolours else None
     if group and not step and rng.random() < 0.5:
-        mistake = Fact("colour", group.kind, group.colour), Fact("colour", group.kind, recolours[0].value)
+        slip = Slip(Fact("colour", group.kind, group.colour), Fact("colour", group.kind, recolours[0].value))
     while True:
-        num_rounds = 2 if mistake else rng.choice((1, 1, 2))
-        description = describe(first, rng, num_rounds, 45, accident=1e-4, mistake=mistake)
-        if group and mistake:
+        num_rounds = 2 if slip else rng.choice((1, 1, 2))
+        description = describe(first, key.split, rng, num_rounds, 45, accident=1e-4, slip=slip)
+        if group and slip:
             back = rng.choice(("the colour i named first", "the first colour after all"))
             said = {recolours[0]: f"give {the(group)} {back}"}
         turns: list[Turn] = [(Role.USER, description.rounds[0])]
@@ -157,7 +159,9 @@ def m_sample(key: WorldKey, index: int) -> ChatSample:
             turns += [(Role.USER, instruction(first, [step[1]], rng, 14, riddle=0.1)), (Role.ASSISTANT, reference)]
         turns.append((Role.USER, instruction(reference, edits, rng, MAX_I_WORDS + 4, said=said)))
         turns.append((Role.ASSISTANT, apply(reference, edits)))
-        sample = ChatSample(turns, description.stated, description.wanted, ([[step[1]]] if step else []) + [edits])
+        sample = ChatSample(
+            turns, description.stated, description.wanted, description.slip, ([[step[1]]] if step else []) + [edits]
+        )
         if num_words(*sample.texts) <= MAX_M_WORDS:
             return sample
 
@@ -174,41 +178,83 @@ def _near(scene: Scene, split: str, rng: random.Random) -> Scene:
     return apply(scene, random_edits(scene, split, rng, 1 if rng.random() < 0.7 else 2))
 
 
+def _swapped(scene: Scene, rng: random.Random) -> Scene:
+    """Two groups exchange their colours, textures or sizes: the same words, differently bound."""
+    first, second = rng.sample(scene.groups, 2)
+    name = rng.choice(("colour", "colour", "texture", "size"))
+    changed = scene.with_group(first.kind, first.changed(name, getattr(second, name)))
+    return changed.with_group(second.kind, second.changed(name, getattr(first, name)))
+
+
+def _elsewhere(scene: Scene, edit: Edit, rng: random.Random) -> Scene:
+    """What an edit asks for, done to another group."""
+    others = [group for group in scene.groups if group.kind != edit.subject]
+    if edit.operation not in ("recolour", "retexture", "resize") or not others:
+        return scene
+    return replace(edit, subject=rng.choice(others).kind).apply(scene)
+
+
+def _collect(draws: Sequence[Callable[[], Scene]], fits: Callable[[Scene], bool], count: int) -> list[Scene]:
+    """Distinct scenes that fit, from the draws in turn; fewer than ``count`` where the draws run dry."""
+    found: dict[Scene, None] = {}
+    for attempt in range(100 * count):
+        if len(found) >= count:
+            break
+        scene = draws[attempt % len(draws)]()
+        if fits(scene):
+            found[scene] = None
+    return list(found)
+
+
 def _t_distractors(key: WorldKey, index: int, sample: ChatSample, count: int) -> list[Scene]:
-    """Near-misses that each violate something told; the first fit the last round all the same."""
+    """Near-misses that each violate something told: the scene of the slip, scenes that fit the last round, others."""
     rng = key.rng(Kind.T, index, "distractors")
     target = sample.scenes[-1]
-    found: dict[Scene, None] = {}
-    for attempt in range(400 * count):
-        if len(found) == count:
-            break
-        scene = _near(target, key.split, rng)
-        fits_last = all(fact.holds(scene) for fact in sample.stated[-1])
-        if all(fact.holds(scene) for fact in sample.wanted) or (
-            attempt < 40 and len(found) < count / 2 and not fits_last
-        ):
-            continue
-        found[scene] = None
-    return list(found)
+    imagined = sample.slip.imagined(target) if sample.slip else target
+
+    def is_wrong(scene: Scene) -> bool:
+        return is_valid(scene, key.split) and not all(fact.holds(scene) for fact in sample.wanted)
+
+    def fits_last(scene: Scene) -> bool:
+        return is_wrong(scene) and all(fact.holds(scene) for fact in sample.stated[-1])
+
+    def near_target() -> Scene:
+        return _near(target, key.split, rng)
+
+    def swapped() -> Scene:
+        return _swapped(target, rng)
+
+    first = [imagined] if count and is_wrong(imagined) else []
+    first += _collect([swapped, near_target], fits_last, (count + 2) // 3)
+    draws = [swapped, near_target, lambda: _near(imagined, key.split, rng)]
+    return list(dict.fromkeys([*first, *_collect(draws, is_wrong, count)]))[:count]
 
 
 def _edit_distractors(key: WorldKey, rng: random.Random, sample: ChatSample, count: int) -> list[Scene]:
-    """Other edits of the reference (single ones lie nearer to it than the target), and the same edits of near references."""
+    """Near-misses of an edited scene.
+
+    Most are other single edits of the reference, so they lie as near to it as the target or nearer. The rest
+    do part of what is asked, do it to the wrong object, or do all of it and more.
+    """
     (reference, target), edits = sample.scenes[-2:], sample.edits[-1]
-    found: dict[Scene, None] = {}
-    for attempt in range(400 * count):
-        if len(found) == count:
-            break
-        if attempt % 3 == 0:
-            scene = _near(target, key.split, rng)
-        elif attempt % 3 == 1:
-            scene = apply(reference, random_edits(reference, key.split, rng, rng.choice((1, 1, 2))))
-        else:
-            halfway = apply(reference, edits[:-1])
-            scene = apply(halfway, random_edits(halfway, key.split, rng, 1))
-        if scene.content() not in (target.content(), reference.content()):
-            found[scene] = None
-    return list(found)
+    halfway = apply(reference, edits[:-1])
+
+    def fits(scene: Scene) -> bool:
+        return is_valid(scene, key.split) and scene.content() not in (target.content(), reference.content())
+
+    def sibling() -> Scene:
+        return apply(reference, random_edits(reference, key.split, rng, 1))
+
+    def wrong_end() -> Scene:
+        return apply(halfway, random_edits(halfway, key.split, rng, 1))
+
+    def wrong_object() -> Scene:
+        return _elsewhere(halfway, edits[-1], rng)
+
+    def beyond() -> Scene:
+        return _near(target, key.split, rng)
+
+    return _collect([wrong_object, sibling, sibling, wrong_end, sibling, sibling, beyond], fits, count)
 
 
 def family(key: WorldKey, kind: Kind, index: int, num_distractors: int) -> list[Scene]:
