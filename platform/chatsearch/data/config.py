@@ -5,16 +5,16 @@ from __future__ import annotations
 from pydantic import Field, PositiveInt
 
 from chatsearch.config import Config, runtime
-from chatsearch.corpora.config import CorpusConfig, ScenesConfig
+from chatsearch.corpora.config import CorpusConfig
 from chatsearch.types import Kind
 
 
 class PrepareConfig(Config):
     """One corpus turned into document shards."""
 
-    corpus: CorpusConfig = ScenesConfig()
-    partitions_per_part: PositiveInt = 4
-    """Partitions of the corpus that one task writes into one part: what an interrupted run loses at most."""
+    corpus: CorpusConfig
+    partitions_per_part: PositiveInt = 1
+    """Partitions of the corpus that one task writes into one part; an interrupted run loses unfinished parts only."""
     max_rejected_fraction: float = runtime(0.05, ge=0.0, le=1.0)
     """The job fails when a larger share of the records is set aside."""
     cpus_per_task: float = runtime(1.0, ge=0.0)
@@ -31,7 +31,7 @@ class StreamConfig(Config):
 
     shards: str = runtime("")
     """URI of document shards."""
-    per_step: int = Field(1, ge=1)
+    per_step: int = Field(default=1, ge=1)
     kinds: tuple[Kind, ...] = ()
     """Only documents of these kinds; empty takes all."""
 

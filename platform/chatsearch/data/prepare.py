@@ -1,0 +1,168 @@
+"""The ``prepare`` job: a corpus becomes document shards, one Ray task a part.
+
+Each part is written whole with its marker last, so an interrupted run is continued at the first unfinished part and the
+finished shards hold the same bytes as those of an unbroken run.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow.parquet as pq
+import ray
+from ray.data import DataContext, TaskPoolStrategy
+
+from chatsearch.corpora.base import Corpus, Partition, Rejected, Sample
+from chatsearch.corpora.open import open_corpus
+from chatsearch.data.config import PrepareConfig
+from chatsearch.data.part import Part, file_name, finished_part, write_part
+from chatsearch.data.progress import progress_bar
+from chatsearch.data.ray_errors import original_error
+from chatsearch.data.shards import DOCUMENT_SHARDS
+from chatsearch.errors import ConfigError, InputError, TooManyRejectedError
+from chatsearch.manifest import Artefact, FileEntry, begin_output, file_entry, hash_ids
+from chatsearch.storage import Folder
+
+
+def prepare(config: PrepareConfig) -> Artefact:
+    """Write the shards of a corpus, or what is still missing of them.
+
+    Returns:
+        The finished artefact; the one that is there already when it was made from the same corpus in the same way.
+
+    Raises:
+        ConfigError: no output is named.
+        MissingInputError: the corpus is not there.
+        InputError: the corpus holds no document, or two documents of one id.
+        TooManyRejectedError: more records were set aside than ``max_rejected_fraction`` allows.
+        ConflictingOutputError: the output holds something else.
+    """
+    if not config.output:
+        raise ConfigError("No output is named. Set it with --set output=URI.")
+    corpus = open_corpus(config.corpus)
+    output = begin_output(
+        config.output, DOCUMENT_SHARDS, config, {"corpus": corpus.fingerprint()}, overwrite=config.overwrite
+    )
+    if output.finished is not None:
+        return output.finished
+    groups = _groups(corpus.partitions(), config.partitions_per_part)
+    parts = _write_parts(config, output.folder, groups)
+    totals = _totals(parts)
+    _check_totals(config, totals, parts)
+    return output.commit(
+        counts=totals,
+        id_hash=_hash_unique_ids(output.folder, parts),
+        facts={
+            "corpus": corpus.name,
+            "kinds": _summed(part.kinds for part in parts),
+            "splits": _summed(part.splits for part in parts),
+            "parts": [part.part for part in parts],
+            "documents_per_part": [part.num_documents for part in parts],
+        },
+        files=_files(output.folder, parts),
+    )
+
+
+def _groups(partitions: Sequence[Partition], size: int) -> list[list[Partition]]:
+    return [list(partitions[start : start + size]) for start in range(0, len(partitions), size)]
+
+
+def _write_parts(config: PrepareConfig, folder: Folder, groups: Sequence[Sequence[Partition]]) -> list[Part]:
+    """Markers of all parts in order, after writing those that are not finished."""
+    sizes = folder.sizes()
+    finished = {n: part for n in range(len(groups)) if (part := finished_part(folder, n, sizes)) is not None}
+    open_parts = [n for n in range(len(groups)) if n not in finished]
+    with progress_bar("prepare", len(groups), "parts", done=len(finished)) as advance:
+        if open_parts:
+            for part in _run(config, folder, {n: groups[n] for n in open_parts}):
+                finished[part.part] = part
+                advance(1)
+    return [finished[n] for n in range(len(groups))]
+
+
+def _run(config: PrepareConfig, folder: Folder, groups: dict[int, Sequence[Partition]]) -> Iterator[Part]:
+    """Write parts on the cluster; yields each marker as its task ends."""
+    rows = [
+        {"part": n, "partitions": json.dumps([[p.index, dict(p.payload)] for p in group])}
+        for n, group in groups.items()
+    ]
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False  # ours counts parts, whatever Ray Data makes of them
+    with DataContext.current(context):
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            functools.partial(_write, corpus=config.corpus, uri=folder.uri),
+            compute=TaskPoolStrategy(),
+            num_cpus=config.cpus_per_task,
+        )
+        try:
+            for row in dataset.iter_rows():
+                yield Part.model_validate_json(row["marker"])
+        except Exception as error:
+            raise original_error(error) from error
+
+
+def _write(row: dict[str, Any], *, corpus: Any, uri: str) -> dict[str, Any]:
+    """One task: read the partitions of a part and write it."""
+    reader = open_corpus(corpus)
+    partitions = [Partition(index, payload) for index, payload in json.loads(row["partitions"])]
+    part = write_part(Folder(uri), row["part"], _records(reader, partitions))
+    return {"marker": part.model_dump_json()}
+
+
+def _records(reader: Corpus, partitions: Sequence[Partition]) -> Iterator[Sample | Rejected]:
+    for partition in partitions:
+        yield from reader.read(partition)
+
+
+def _totals(parts: Sequence[Part]) -> dict[str, int]:
+    return {
+        "documents": sum(p.num_documents for p in parts),
+        "images": sum(p.num_images for p in parts),
+        "image_bytes": sum(p.num_image_bytes for p in parts),
+        "rejected": sum(p.num_rejected for p in parts),
+        "parts": len(parts),
+    }
+
+
+def _check_totals(config: PrepareConfig, totals: dict[str, int], parts: Sequence[Part]) -> None:
+    num_rejected, num_documents = totals["rejected"], totals["documents"]
+    num_records = num_rejected + num_documents
+    reasons = "; ".join([reason for part in parts for reason in part.first_reasons][:3])
+    where = Folder(config.output).path("rejected")
+    if num_rejected > config.max_rejected_fraction * num_records:
+        raise TooManyRejectedError(
+            f"{num_rejected} of {num_records} records were set aside, the limit is {config.max_rejected_fraction:.1%}. First: "
+            f"{reasons}. All of them are listed in {where}. Repair the corpus, or allow more with --set max_rejected_fraction=1."
+        )
+    if not num_documents:
+        set_aside = f" {num_rejected} records were set aside ({reasons}), see {where}." if num_rejected else ""
+        raise InputError(f"The corpus gives no document.{set_aside} Check its path, its split and the kinds asked for.")
+
+
+def _summed(counts: Any) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(sorted(total.items()))
+
+
+def _hash_unique_ids(folder: Folder, parts: Sequence[Part]) -> str:
+    """Hash of all document ids, after checking that no two are equal."""
+    seen: set[str] = set()
+    for part in parts:
+        with folder.seekable(file_name("documents", part.part)) as file:
+            for name in pq.read_table(file, columns=["document_id"])["document_id"].to_pylist():
+                if name in seen:
+                    raise InputError(f"Two documents of the corpus have the id {name!r}. Make the ids unique.")
+                seen.add(name)
+    return hash_ids(seen)
+
+
+def _files(folder: Folder, parts: Sequence[Part]) -> dict[str, FileEntry]:
+    """Checksums of every file: those in the markers, and the markers themselves."""
+    files = {name: entry for part in parts for name, entry in part.files.items()}
+    return files | {name: file_entry(folder, name) for name in (file_name("parts", part.part) for part in parts)}

@@ -1,0 +1,222 @@
+"""Reading document shards: documents by number, pictures by content hash.
+
+The format is described in :mod:`chatsearch.data.part`. Documents of a part are kept in memory as Arrow once
+they are asked for; pictures are read a row group at a time.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from chatsearch.data.part import document_of, file_name
+from chatsearch.errors import InputError, MissingInputError
+from chatsearch.manifest import Artefact, open_artefact
+from chatsearch.types import Document, Kind
+
+DOCUMENT_SHARDS = "document-shards"
+_GROUPS_KEPT = 8
+
+
+class DocumentShards:
+    """A finished artefact of kind ``document-shards``. Safe to share between threads; reopened by URI when pickled."""
+
+    def __init__(self, artefact: Artefact) -> None:
+        self.artefact = artefact
+        facts = artefact.manifest.facts
+        self._parts: list[int] = facts["parts"]
+        self._starts = np.concatenate([[0], np.cumsum(facts["documents_per_part"])])
+        self._tables: dict[int, pa.Table] = {}
+
+    @classmethod
+    def open(cls, uri: str) -> DocumentShards:
+        """Open finished shards.
+
+        Raises:
+            IncompleteArtefactError: nothing finished lies there.
+            FingerprintMismatchError: it is an artefact of another kind.
+            CorruptArtefactError: a file is missing or damaged.
+        """
+        return cls(open_artefact(uri, DOCUMENT_SHARDS))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return DocumentShards.open, (self.artefact.uri,)
+
+    @property
+    def fingerprint(self) -> str:
+        """What the shards are."""
+        return self.artefact.fingerprint
+
+    @property
+    def num_documents(self) -> int:
+        """Documents in all."""
+        return int(self._starts[-1])
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """Documents of each kind."""
+        return dict(self.artefact.manifest.facts["kinds"])
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Documents of each split."""
+        return dict(self.artefact.manifest.facts["splits"])
+
+    @functools.cached_property
+    def images(self) -> ImageStore:
+        """The pictures that the documents name."""
+        return ImageStore(self.artefact)
+
+    def require_split(self, split: str) -> None:
+        """Refuse shards that hold documents of any other split.
+
+        Raises:
+            InputError: naming the other splits and their counts.
+        """
+        others = {name: count for name, count in sorted(self.splits.items()) if name != split}
+        if others:
+            held = ", ".join(f"{count} {name}" for name, count in others.items())
+            raise InputError(
+                f"{self.artefact.uri} holds {held} documents where only {split} is allowed. Prepare it again with the corpus' "
+                f"split={split}."
+            )
+
+    def document(self, index: int) -> Document:
+        """The document at ``index``, from 0 to ``num_documents - 1``, in corpus order."""
+        if not 0 <= index < self.num_documents:
+            raise InputError(f"{self.artefact.uri} holds {self.num_documents} documents; there is no number {index}.")
+        part = int(np.searchsorted(self._starts, index, side="right")) - 1
+        row = self._table(part).slice(index - int(self._starts[part]), 1)
+        return document_of(row.to_pylist()[0])
+
+    def documents(self, kinds: Collection[Kind] | None = None) -> Iterator[Document]:
+        """All documents, or those of some kinds, in corpus order."""
+        for part in range(len(self._parts)):
+            table = self._table(part)
+            if kinds is not None:
+                table = table.filter(pc.is_in(table["kind"], pa.array([str(k) for k in kinds], pa.string())))
+            for batch in table.to_batches(max_chunksize=256):
+                yield from map(document_of, batch.to_pylist())
+
+    def select(self, kinds: Collection[Kind]) -> NDArray[np.int64]:
+        """Indices of the documents of some kinds, ascending; of all documents when ``kinds`` is empty."""
+        wanted = {str(k) for k in kinds}
+        if not wanted or wanted >= set(self.kinds):
+            return np.arange(self.num_documents)
+        values = pa.array(sorted(wanted), pa.string())
+        found = [
+            np.flatnonzero(pc.is_in(self._table(part)["kind"], values).to_numpy()) + self._starts[part]
+            for part in range(len(self._parts))
+        ]
+        return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+
+    def _table(self, part: int) -> pa.Table:
+        # Two threads may read a part at once; they store equal tables, so no lock is needed.
+        if part not in self._tables:
+            with self.artefact.folder.seekable(file_name("documents", self._parts[part])) as file:
+                self._tables[part] = pq.read_table(file)
+        return self._tables[part]
+
+
+class ImageStore:
+    """Encoded pictures by content hash, from the image files of document shards. Safe to share between threads."""
+
+    def __init__(self, artefact: Artefact) -> None:
+        self.artefact = artefact
+        self._parts: list[int] = artefact.manifest.facts["parts"]
+        self._lock = threading.Lock()
+        self._metadata: dict[int, pq.FileMetaData] = {}
+        self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+
+    @classmethod
+    def open(cls, uri: str) -> ImageStore:
+        """The pictures of finished document shards; errors as :meth:`DocumentShards.open`."""
+        return cls(open_artefact(uri, DOCUMENT_SHARDS))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return ImageStore.open, (self.artefact.uri,)
+
+    def __len__(self) -> int:
+        return len(self._index[0])
+
+    def __contains__(self, content_hash: str) -> bool:
+        return self._find(content_hash) is not None
+
+    def hashes(self) -> list[str]:
+        """Content hashes of all pictures, sorted, each once."""
+        return [h.decode() for h in self._index[0].tolist()]
+
+    def get(self, content_hash: str) -> bytes:
+        """The encoded bytes of one picture.
+
+        Raises:
+            MissingInputError: no picture of that hash is here.
+        """
+        place = self._find(content_hash)
+        if place is None:
+            raise MissingInputError(
+                f"No picture {content_hash!r} in {self.artefact.uri}, which holds {len(self)}. Check that the documents or the "
+                "gallery come from these shards."
+            )
+        part, row = place
+        with self._lock:
+            group, first = self._group_of(part, row)
+            data: bytes = self._read(part, group)["bytes"][row - first].as_py()
+        return data
+
+    def _find(self, content_hash: str) -> tuple[int, int] | None:
+        hashes, places = self._index
+        wanted = np.bytes_(content_hash.encode("ascii", "replace"))
+        at = int(np.searchsorted(hashes, wanted))
+        if at == len(hashes) or hashes[at] != wanted:
+            return None
+        return int(places[at, 0]), int(places[at, 1])
+
+    @functools.cached_property
+    def _index(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
+        """Sorted distinct hashes, and (part, row) of the first copy of each."""
+        columns, places = [], []
+        for part in range(len(self._parts)):
+            with self.artefact.folder.seekable(self._name(part)) as file:
+                names = pq.read_table(file, columns=["content_hash"])["content_hash"].to_numpy()
+            columns.append(names.astype("S64"))
+            places.append(np.stack([np.full(len(names), part), np.arange(len(names))], axis=1))
+        if not columns:
+            return np.zeros(0, dtype="S64"), np.zeros((0, 2), dtype=np.int64)
+        hashes, first = np.unique(np.concatenate(columns), return_index=True)
+        return hashes, np.concatenate(places)[first]
+
+    def _name(self, part: int) -> str:
+        return file_name("images", self._parts[part])
+
+    def _group_of(self, part: int, row: int) -> tuple[int, int]:
+        """Row group that holds a row, and the first row of that group."""
+        if part not in self._metadata:
+            with self.artefact.folder.seekable(self._name(part)) as file:
+                self._metadata[part] = pq.read_metadata(file)
+        metadata, first = self._metadata[part], 0
+        for group in range(metadata.num_row_groups):
+            size = metadata.row_group(group).num_rows
+            if row < first + size:
+                return group, first
+            first += size
+        raise AssertionError((part, row))
+
+    def _read(self, part: int, group: int) -> pa.Table:
+        key = (part, group)
+        if key not in self._groups:
+            with self.artefact.folder.seekable(self._name(part)) as file:
+                reader = pq.ParquetFile(file, metadata=self._metadata[part])
+                self._groups[key] = reader.read_row_group(group, columns=["bytes"])
+        self._groups.move_to_end(key)
+        while len(self._groups) > _GROUPS_KEPT:
+            self._groups.popitem(last=False)
+        return self._groups[key]

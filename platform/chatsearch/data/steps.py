@@ -1,0 +1,143 @@
+"""What a worker trains on in one global step: plain Python, a pure function of (configuration, step, rank).
+
+:mod:`chatsearch.data.stream` runs this ahead of time on Ray Data; a test or a run without a cluster calls it directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from chatsearch.corpora.images import decode_rgb
+from chatsearch.data.coin import Coin
+from chatsearch.data.config import StreamConfig
+from chatsearch.data.example import Example, build_example
+from chatsearch.data.pack import Batch, pack
+from chatsearch.data.plan import Sample, StepPlan, rank_slice
+from chatsearch.data.shards import DocumentShards
+from chatsearch.data.tokenizer import ChatTokenizer
+from chatsearch.errors import InputError, MissingInputError
+
+Preprocess = Callable[[Image.Image], Any]
+"""From an RGB picture to an array of fixed shape, e.g. uint8 (3, H, W). Picklable."""
+
+
+@dataclass(frozen=True)
+class StepBuilder:
+    """Builds the batches of any step for any worker. Picklable: shards are opened where it is used.
+
+    Args:
+        streams: documents and how many of each go into a global step.
+        tokenizer: gives the ids.
+        num_queries: N, perceiver outputs in an image block.
+        max_length: positions of a packed row, and the most that one document may take.
+        answer_only: loss on answers alone (stage 2) instead of on everything (stage 1).
+        seed: of the order, and of the draws within documents.
+        num_micro_batches: a worker's share of a step comes in so many batches (gradient accumulation).
+        num_rows: rows of each batch; None takes as many as needed.
+        split: the only split that may be in the shards; None allows all.
+        preprocess: also deliver pictures, for an encoder that runs online; None delivers content hashes only.
+    """
+
+    streams: tuple[StreamConfig, ...]
+    tokenizer: ChatTokenizer
+    num_queries: int
+    max_length: int
+    answer_only: bool = False
+    seed: int = 0
+    num_micro_batches: int = 1
+    num_rows: int | None = None
+    split: str | None = "train"
+    preprocess: Preprocess | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("sources", "plan")}
+
+    @cached_property
+    def sources(self) -> list[tuple[DocumentShards, NDArray[np.int64]]]:
+        """Shards of each stream and the indices of the documents it takes.
+
+        Raises:
+            InputError: shards hold documents of another split.
+            ArtefactError: shards are not there, not finished or damaged.
+        """
+        sources = []
+        for stream in self.streams:
+            shards = DocumentShards.open(stream.shards)
+            if self.split is not None:
+                shards.require_split(self.split)
+            sources.append((shards, shards.select(stream.kinds)))
+        return sources
+
+    @cached_property
+    def plan(self) -> StepPlan:
+        """The order of all samples.
+
+        Raises:
+            ConfigError: a stream holds no document of its kinds.
+        """
+        sizes = zip(self.sources, self.streams, strict=True)
+        return StepPlan(self.seed, tuple((len(indices), stream.per_step) for (_, indices), stream in sizes))
+
+    def build(self, step: int, rank: int, world_size: int) -> list[Batch]:
+        """The ``num_micro_batches`` batches of one worker in global step ``step``.
+
+        A document that gives no example is left out and named in ``Batch.rejected``.
+
+        Raises:
+            ConfigError: ``num_rows`` rows cannot hold the sequences.
+            MissingInputError: a picture is not in its shards.
+        """
+        share = rank_slice(self.plan.step(step), rank, world_size)
+        return [
+            self._batch(rank_slice(share, micro, self.num_micro_batches)) for micro in range(self.num_micro_batches)
+        ]
+
+    def _batch(self, samples: Sequence[Sample]) -> Batch:
+        examples: list[Example] = []
+        ordinals: list[int] = []
+        rejected: list[str] = []
+        for sample in samples:
+            shards, indices = self.sources[sample.stream]
+            document = shards.document(int(indices[sample.document]))
+            try:
+                example = build_example(
+                    document,
+                    self.tokenizer,
+                    self.num_queries,
+                    max_length=self.max_length,
+                    answer_only=self.answer_only,
+                    coin=Coin(self.seed, document.document_id, sample.epoch),
+                )
+            except InputError as error:
+                rejected.append(str(error))
+                continue
+            examples.append(example)
+            ordinals.append(sample.ordinal)
+        batch = pack(
+            examples,
+            ordinals,
+            length=self.max_length,
+            pad_id=self.tokenizer.pad_id,
+            num_rows=self.num_rows,
+            rejected=rejected,
+        )
+        if self.preprocess is None or not batch.num_images:
+            return batch
+        pictures = {
+            name: np.asarray(self.preprocess(decode_rgb(self._picture(name)))) for name in set(batch.image_hashes)
+        }
+        return replace(batch, pixels=np.stack([pictures[name] for name in batch.image_hashes]))
+
+    def _picture(self, content_hash: str) -> bytes:
+        for shards, _ in self.sources:
+            if content_hash in shards.images:
+                return shards.images.get(content_hash)
+        uris = ", ".join(stream.shards for stream in self.streams)
+        raise MissingInputError(f"No picture {content_hash!r} in {uris}. Prepare the shards again.")

@@ -1,0 +1,132 @@
+"""A training worker's batches, built ahead of time by Ray Data from any step on.
+
+Ray Data iterators have no position that could be saved. None is needed here: the data set is a list of step numbers,
+the batches of a step are a pure function of it (:mod:`chatsearch.data.steps`), so a resumed run lists the steps that are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from chatsearch.data.config import LoaderConfig
+from chatsearch.data.pack import Batch
+from chatsearch.data.ray_errors import original_error
+from chatsearch.data.steps import StepBuilder
+from chatsearch.errors import TooManyRejectedError
+
+_REJECTED_GRACE = 10
+"""Rejected documents that never stop a run: among a few samples a share says nothing."""
+
+
+def rank_batches(
+    builder: StepBuilder,
+    rank: int,
+    world_size: int,
+    *,
+    start: int,
+    stop: int,
+    loader: LoaderConfig | None = None,
+    max_rejected_fraction: float = 0.05,
+) -> Iterator[tuple[int, list[Batch]]]:
+    """Batches of one worker for the steps from ``start`` up to but without ``stop``, each with its step.
+
+    Needs a running Ray session. Closing the iterator ends its tasks.
+
+    Raises:
+        TooManyRejectedError: more than ``max_rejected_fraction`` of the worker's documents gave no example.
+        ChatSearchError: whatever :meth:`StepBuilder.build` raises.
+    """
+    loader = loader or LoaderConfig()
+    num_rejected = num_samples = 0
+    for first in range(start, stop, loader.steps_per_window):
+        steps = range(first, min(first + loader.steps_per_window, stop))
+        for step, batches in _window(builder, rank, world_size, steps, loader):
+            reasons = [reason for batch in batches for reason in batch.rejected]
+            num_rejected += len(reasons)
+            num_samples += builder.plan.per_step // world_size
+            if reasons and num_rejected > _REJECTED_GRACE + max_rejected_fraction * num_samples:
+                raise TooManyRejectedError(
+                    f"{num_rejected} of about {num_samples} documents up to step {step} gave no example, the limit is "
+                    f"{max_rejected_fraction:.1%}. Last: {reasons[-1]}"
+                )
+            yield step, batches
+
+
+def _window(
+    builder: StepBuilder, rank: int, world_size: int, steps: range, loader: LoaderConfig
+) -> Iterator[tuple[int, list[Batch]]]:
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    # Every step becomes a block of its own, handed over at once; a task that runs ahead waits until it is taken.
+    context.target_max_block_size = 1
+    tables = [
+        pa.table({"step": pa.array(steps[i : i + loader.steps_per_task], pa.int64())})
+        for i in range(0, len(steps), loader.steps_per_task)
+    ]
+    with DataContext.current(context):
+        dataset = ray.data.from_arrow(tables).map_batches(
+            _Build,
+            fn_constructor_args=(builder, rank, world_size),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=loader.num_tasks),
+            num_cpus=loader.cpus_per_task,
+        )
+        blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=loader.prefetch_steps)
+    expected = iter(steps)
+    try:
+        for table in blocks:
+            for at in range(0, len(table), builder.num_micro_batches):
+                step = int(table["step"][at].as_py())
+                assert step == next(expected), step
+                rows = table.slice(at, builder.num_micro_batches).to_pylist()
+                yield step, [batch_of(row) for row in rows]
+    except Exception as error:
+        raise original_error(error) from error
+
+
+class _Build:
+    """One process that builds steps; its shards stay open between tasks."""
+
+    def __init__(self, builder: StepBuilder, rank: int, world_size: int) -> None:
+        self._builder, self._rank, self._world_size = builder, rank, world_size
+
+    def __call__(self, steps: pa.Table) -> Iterator[pa.Table]:
+        for step in steps["step"].to_pylist():
+            batches = self._builder.build(step, self._rank, self._world_size)
+            yield to_table(step, batches)
+
+
+_ARRAY = pa.struct([("dtype", pa.string()), ("shape", pa.list_(pa.int64())), ("bytes", pa.large_binary())])
+_NAMES = (*(name for name in Batch.__slots__ if name != "pixels"), "pixels")
+
+
+def to_table(step: int, batches: Sequence[Batch]) -> pa.Table:
+    """Batches of one step as rows: every array as its type, shape and bytes, so that no object is pickled."""
+    columns: dict[str, list[Any]] = {name: [] for name in _NAMES}
+    for batch in batches:
+        arrays = batch.to_arrays()
+        for name in _NAMES:
+            array = arrays.get(name)
+            columns[name].append(
+                None if array is None else {"dtype": array.dtype.str, "shape": array.shape, "bytes": array.tobytes()}
+            )
+    data = {name: pa.array(values, _ARRAY) for name, values in columns.items()}
+    return pa.table({"step": pa.array([step] * len(batches), pa.int64()), **data})
+
+
+def batch_of(row: dict[str, Any]) -> Batch:
+    """The inverse of :func:`to_table` for one row. Arrays are copies: tensors made of them may be written to."""
+    arrays = {
+        name: np.ndarray(held["shape"], held["dtype"], buffer=held["bytes"]).copy()
+        for name, held in row.items()
+        if name != "step" and held is not None
+    }
+    return Batch.from_arrays(arrays)
