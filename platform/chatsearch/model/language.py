@@ -8,12 +8,18 @@ Shapes: R rows of L positions, H hidden width, V words of text, n positions of a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, LlamaModel
 
+from chatsearch.errors import CorruptArtefactError
 from chatsearch.model.config import NUM_CONTROL_TOKENS, LanguageConfig
+
+HEAD = "lm_head.weight"
+DECODER = "model."
 
 
 def llama_config(config: LanguageConfig) -> LlamaConfig:
@@ -51,6 +57,51 @@ class LanguageModel(nn.Module):
 
     def _rows(self, count: int) -> nn.Parameter:
         return nn.Parameter(torch.empty(count, self.config.hidden_size).normal_(std=self.config.initializer_range))
+
+    def word_weights(self) -> dict[str, Tensor]:
+        """All tensors but the control tokens', under the names that Llama checkpoints use."""
+        weights = {DECODER + name: tensor for name, tensor in self.decoder.state_dict().items()}
+        if not self.config.tie_embeddings:
+            weights[HEAD] = self.head_VH.detach()
+        return weights
+
+    def load_word_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over a Llama checkpoint and start the control tokens from it.
+
+        A checkpoint with more layers gives its first ones.
+
+        Raises:
+            CorruptArtefactError: a tensor is missing, left over or of another shape.
+        """
+        layers = DECODER + "layers."
+        kept = {
+            name: tensor
+            for name, tensor in weights.items()
+            if not name.startswith(layers) or int(name.removeprefix(layers).split(".")[0]) < self.config.num_layers
+        }
+        head = kept.pop(HEAD, None)
+        if (head is None) != self.config.tie_embeddings:
+            raise CorruptArtefactError(
+                f"The checkpoint has {'no' if head is None else 'an'} output matrix of its own ({HEAD}), so its embeddings are "
+                f"{'tied' if head is None else 'not tied'}: set language.tie_embeddings to {str(head is None).lower()}."
+            )
+        try:
+            self.decoder.load_state_dict(
+                {name.removeprefix(DECODER): tensor for name, tensor in kept.items()}, strict=True
+            )
+        except RuntimeError as error:
+            raise CorruptArtefactError(
+                f"These weights do not fit the language model: {' '.join(str(error).split())[:400]}. "
+                "Use a configuration with the checkpoint's shape."
+            ) from error
+        if head is not None:
+            if head.shape != self.head_VH.shape:
+                raise CorruptArtefactError(
+                    f"{HEAD} has shape {tuple(head.shape)}; the configuration wants {tuple(self.head_VH.shape)}."
+                )
+            with torch.no_grad():
+                self.head_VH.copy_(head)
+        self.reset_control_tokens()
 
     @torch.no_grad()
     def reset_control_tokens(self) -> None:

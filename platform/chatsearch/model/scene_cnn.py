@@ -62,7 +62,8 @@ class SceneCnn(nn.Module):
 
     def forward(self, pixels_B3HW: Tensor) -> VisionFeatures:
         """Features of scaled pixels."""
-        grid_BC66 = self.tokens(self.blocks(self.stem(pixels_B3HW)))
+        x_B3HW = pixels_B3HW.contiguous(memory_format=torch.channels_last)
+        grid_BC66 = self.tokens(self.blocks(self.stem(x_B3HW)))
         cells_Bk = self.cells(grid_BC66).flatten(2).transpose(1, 2).flatten(1)
         whole_Bg = self.whole(grid_BC66.mean(dim=(2, 3)))
         cls_BD = self.norm(torch.cat([cells_Bk, whole_Bg], dim=1))

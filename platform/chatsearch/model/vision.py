@@ -5,7 +5,6 @@ Shapes: B pictures, T tokens of width E, D numbers of f_CLS.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import NamedTuple, Self
 
@@ -17,6 +16,7 @@ from chatsearch.config import digest
 from chatsearch.errors import CorruptArtefactError
 from chatsearch.model.config import ClipConfig, EfficientNetLite0Config, SceneCnnConfig, VisionConfig
 from chatsearch.model.pixels import Preprocessing
+from chatsearch.model.tensors import tensors_digest
 
 HALF = (0.5, 0.5, 0.5)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -118,13 +118,3 @@ class VisionEncoder(nn.Module):
         """
         weights = tensors_digest(self.network.state_dict())
         return digest("vision-encoder", self.config.content(), self.preprocessing_id, weights)
-
-
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over names, dtypes, shapes and bytes of tensors, in the order of their names."""
-    hasher = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        hasher.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return hasher.hexdigest()

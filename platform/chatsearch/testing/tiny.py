@@ -8,9 +8,11 @@ import torch
 
 from chatsearch.model.config import LanguageConfig, PerceiverConfig, SceneCnnConfig, SearcherConfig
 from chatsearch.model.searcher import ChatSearcher
+from chatsearch.model.vision import VisionEncoder
 
 if TYPE_CHECKING:
     from chatsearch.data.tokenizer import ChatTokenizer
+    from chatsearch.model.bundle import ModelBundle
 
 SENTENCES = (
     "a red apple on the left of a blue car",
@@ -52,3 +54,21 @@ def tiny_searcher(config: SearcherConfig | None = None, *, seed: int = 0) -> Cha
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ChatSearcher(config or tiny_config()).eval()
+
+
+def tiny_vision(config: SearcherConfig | None = None, *, seed: int = 0) -> VisionEncoder:
+    """A frozen encoder with seeded random weights, of the kind that :func:`tiny_config` names."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return VisionEncoder((config or tiny_config()).vision)
+
+
+def tiny_bundle(uri: str, *, seed: int = 0) -> ModelBundle:
+    """A whole random bundle, written to ``uri`` and opened from there."""
+    from chatsearch.model.bundle import load_bundle, save_bundle
+
+    tokenizer = tiny_tokenizer()
+    config = tiny_config(tokenizer.text_vocab_size)
+    inputs = {"seed": str(seed)}
+    save_bundle(uri, tiny_searcher(config, seed=seed), tiny_vision(config, seed=seed), tokenizer, inputs=inputs)
+    return load_bundle(uri)
