@@ -124,3 +124,17 @@ class ClusterError(ChatSearchError):
 
 class OverloadedError(ChatSearchError):
     """The service is full; the caller should come back later."""
+
+
+def named_cause(error: BaseException) -> ChatSearchError | None:
+    """The error of ours that an engine's error wraps, or None: Ray hands a worker's exception back inside its own."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        cause: BaseException | None = getattr(current, "cause", None)
+        # Ray's stand-in is of a class made up on the way and has a trace for a message: the original is inside it.
+        if isinstance(current, ChatSearchError) and not isinstance(cause, ChatSearchError):
+            return current
+        current = cause or current.__cause__ or current.__context__
+    return None

@@ -27,7 +27,7 @@ from chatsearch.errors import (
     FingerprintMismatchError,
     IncompleteArtefactError,
 )
-from chatsearch.storage import Folder
+from chatsearch.storage import Folder, is_remote
 
 MANIFEST = "manifest.json"
 _STARTED = "started.json"
@@ -99,7 +99,7 @@ class Artefact:
             CorruptArtefactError: naming the first file that does not hold.
         """
         for name in names if names is not None else self.manifest.files:
-            self._check(name, self.folder)
+            self._check(name, self.folder.sha256(name))
 
     def checked_path(self, name: str) -> str:
         """A local file that holds exactly what the manifest says; remote files are copied into the cache first.
@@ -108,19 +108,29 @@ class Artefact:
             CorruptArtefactError: naming the file, if its checksum does not hold.
         """
         local = self.folder.local_path(name)
-        self._check(name, Folder(os.path.dirname(local)), os.path.basename(local))
+        if is_remote(self.uri) and _local_sha256(local) != self._entry(name).sha256:
+            os.remove(local)  # a cached copy may have gone bad by itself: the original decides
+            local = self.folder.local_path(name)
+        self._check(name, _local_sha256(local))
         return local
 
-    def _check(self, name: str, held_in: Folder, held_as: str | None = None) -> None:
+    def _entry(self, name: str) -> FileEntry:
         entry = self.manifest.files.get(name)
         if entry is None:
             raise CorruptArtefactError(f"{self.uri} has no file {name!r} in its manifest. Make the artefact again.")
-        actual = held_in.sha256(held_as or name)
-        if actual != entry.sha256:
+        return entry
+
+    def _check(self, name: str, actual: str) -> None:
+        wanted = self._entry(name).sha256
+        if actual != wanted:
             raise CorruptArtefactError(
-                f"{held_in.path(held_as or name)} is damaged: sha256 {actual[:12]}, manifest of {self.uri} says {entry.sha256[:12]}. "
+                f"{self.folder.path(name)} is damaged: sha256 {actual[:12]}, manifest says {wanted[:12]}. "
                 "Restore the file or make the artefact again with --set overwrite=true."
             )
+
+
+def _local_sha256(path: str) -> str:
+    return Folder(os.path.dirname(path)).sha256(os.path.basename(path))
 
 
 def read_manifest(uri: str) -> Manifest | None:

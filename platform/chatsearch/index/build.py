@@ -28,6 +28,7 @@ from chatsearch.types import GalleryItem, faiss_id
 
 MODEL_BUNDLE = "model-bundle"
 PROJECTION = "projection.safetensors"
+M_Q = "gallery_head.weight"
 _MAX_PROJECTED = 1 << 16
 """Rows projected at a time in float64."""
 
@@ -53,10 +54,9 @@ class Projection:
         bundle = open_artefact(uri, MODEL_BUNDLE)
         path = bundle.checked_path(PROJECTION)
         try:
-            tensors = load_file(path)
-        except SafetensorError as error:
-            raise CorruptArtefactError(f"{path} is not a safetensors file: {error}. Export the model again.") from error
-        (weight_dD,) = tensors.values()
+            weight_dD = load_file(path)[M_Q]
+        except (SafetensorError, KeyError) as error:
+            raise CorruptArtefactError(f"{path} does not hold {M_Q}: {error}. Export the model again.") from error
         facts = bundle.manifest.facts
         return cls(
             bundle.uri,

@@ -33,7 +33,7 @@ class EmbedConfig(Config):
     """Pictures in one forward pass. It decides the last bits of the features, so it is part of the fingerprint."""
     max_metadata_chars: int = Field(300, ge=0)
     """Attributes longer than this stay in the documents and are not copied into the gallery."""
-    max_rejected_fraction: float = Field(0.05, ge=0.0, le=1.0)
+    max_rejected_fraction: float = runtime(0.05, ge=0.0, le=1.0)
     """More pictures than this share set aside fail the job."""
     num_actors: int = runtime(1, ge=1)
     """Most encoder actors at a time; fewer when there are fewer parts to make."""

@@ -3,14 +3,16 @@
 Shape suffixes: N pictures, D width of f_CLS, T visual tokens of a picture, E their width.
 
     features/part-00000.parquet   content_hash, f_cls fixed_size_list<float32>[D], tokens fixed_size_binary[T*E*2] (optional)
+    rejected/part-00000.jsonl     key and reason of each picture of that part that was set aside; only if there are any
     items/part-00000.parquet      item_id, content_hash, metadata (JSON)
-    rejected/part-00000.jsonl     key and reason of each picture set aside
 
 Tokens are float16 in row-major (T, E) order, as bytes: Parquet then hands them over without decoding each number.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -28,6 +30,7 @@ from chatsearch.types import GalleryItem
 
 FEATURE_STORE = "feature-store"
 ITEMS = "items/part-00000.parquet"
+_SHAPES = "chatsearch.shapes"
 
 
 def part_name(part: int) -> str:
@@ -49,13 +52,21 @@ def write_part(
         "content_hash": pa.array(hashes, pa.string()),
         "f_cls": pa.FixedSizeListArray.from_arrays(pa.array(cls_ND.ravel(), pa.float32()), dimension),
     }
+    shapes: dict[str, Any] = {"dimension": dimension, "token_shape": None}
     if tokens_NTE is not None:
-        flat_NF = np.ascontiguousarray(tokens_NTE, dtype="<f2").reshape(num_rows, -1)
+        shapes["token_shape"] = list(tokens_NTE.shape[1:])
+        flat_NF = np.ascontiguousarray(tokens_NTE, dtype="<f2").reshape(num_rows, math.prod(tokens_NTE.shape[1:]))
         columns["tokens"] = pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(2 * flat_NF.shape[1]), num_rows, [None, pa.py_buffer(flat_NF)]
         )
+    table = pa.table(columns).replace_schema_metadata({_SHAPES: json.dumps(shapes)})
     # Floats of a neural network do not compress, and a dictionary of distinct rows only costs.
-    pq.write_table(pa.table(columns), path, compression="none", use_dictionary=False)
+    pq.write_table(table, path, compression="none", use_dictionary=False)
+
+
+def read_shapes(path: str) -> dict[str, Any]:
+    """``dimension`` and ``token_shape`` of a local part file, as the manifest's facts hold them."""
+    return json.loads(pq.read_schema(path).metadata[_SHAPES.encode()])
 
 
 class FeatureStore:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from chatsearch.config import Config
-from chatsearch.index.build import MODEL_BUNDLE, PROJECTION, build_index
+from chatsearch.index.build import M_Q, MODEL_BUNDLE, PROJECTION, build_index
 from chatsearch.index.config import EmbedConfig, IndexConfig
 from chatsearch.index.features import FEATURE_STORE, ITEMS, part_name, write_part
 from chatsearch.index.items import write_items
@@ -65,7 +65,7 @@ def write_store(
 def write_bundle(uri: str, weight_dD: np.ndarray, *, encoder: str = "encoder-a", seed: int = 0) -> Artefact:
     output = begin_output(uri, MODEL_BUNDLE, _BundleConfig(seed=seed), {})
     with output.folder.writing(PROJECTION) as path:
-        save_file({"weight": np.ascontiguousarray(weight_dD, dtype=np.float32)}, path)
+        save_file({M_Q: np.ascontiguousarray(weight_dD, dtype=np.float32)}, path)
     return output.commit(
         counts={},
         facts={

@@ -1,0 +1,187 @@
+"""The ``embed`` job: every picture of a gallery through the frozen encoder, once, on Ray Data.
+
+The distinct pictures, in the order in which the documents first name them, are cut into micro-shards. Pictures lie in that order in
+their files too, so a micro-shard reads a few row groups instead of all. Each one is made by one call of one actor and written whole
+as one part file; a part that is there is never made again. The manifest comes last.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from chatsearch.data.shards import DocumentShards
+from chatsearch.errors import ConfigError, FingerprintMismatchError, GalleryError, TooManyRejectedError, named_cause
+from chatsearch.index.config import EmbedConfig
+from chatsearch.index.encode import PartEncoder
+from chatsearch.index.features import FEATURE_STORE, ITEMS, part_name, read_shapes, rejected_name
+from chatsearch.index.items import check_item_ids, write_items
+from chatsearch.manifest import Artefact, begin_output, hash_ids, read_manifest
+from chatsearch.progress import progress
+from chatsearch.storage import Folder
+from chatsearch.types import Document, GalleryItem, Kind
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What there is to embed."""
+
+    pictures: dict[str, int]
+    """Each distinct content hash with the position of the shards that hold it, in reading order."""
+    items: list[GalleryItem]
+
+    def parts(self, size: int) -> list[list[str]]:
+        """The micro-shards: content hashes of each."""
+        hashes = list(self.pictures)
+        return [hashes[start : start + size] for start in range(0, len(hashes), size)]
+
+
+def plan_gallery(shards: Sequence[DocumentShards], max_metadata_chars: int) -> Plan:
+    """Pictures and items of a gallery.
+
+    The items are the documents of kind gallery, by document id; where there are none, every picture is an item under its hash.
+
+    Raises:
+        GalleryError: if there are no pictures, or two items have one id.
+    """
+    pictures: dict[str, int] = {}
+    items: list[GalleryItem] = []
+    for position, part in enumerate(shards):
+        for document in part.documents():
+            for content_hash in document.images():
+                pictures.setdefault(content_hash, position)
+            if document.kind is Kind.GALLERY:
+                items.append(_item(document, max_metadata_chars))
+    if not pictures:
+        where = ", ".join(part.artefact.uri for part in shards)
+        raise GalleryError(
+            f"There is no picture in {where}, so there is nothing to embed. Prepare shards with pictures."
+        )
+    items = items or [GalleryItem(content_hash, content_hash) for content_hash in pictures]
+    check_item_ids(item.item_id for item in items)
+    return Plan(pictures, sorted(items, key=lambda item: item.item_id))
+
+
+def _item(document: Document, max_metadata_chars: int) -> GalleryItem:
+    small = {name: value for name, value in document.attributes.items() if len(value) <= max_metadata_chars}
+    return GalleryItem(document.document_id, document.images()[0], small)
+
+
+def embed(config: EmbedConfig) -> Artefact:
+    """Make the feature store a configuration describes, or what is still missing of it.
+
+    Ray has to be running, or is started by Ray Data with its defaults. Nothing is started when no part is missing.
+
+    Raises:
+        ConfigError: if a URI is not set.
+        ArtefactError: if shards or model are not finished or damaged, or the output holds something else.
+        GalleryError: if there is no picture, or two items have one id.
+        TooManyRejectedError: if more pictures were set aside than ``max_rejected_fraction``.
+    """
+    for name in ("gallery", "model", "output"):
+        if not getattr(config, name):
+            raise ConfigError(f"{name} is not set; say where with --set {name}=URI.")
+    shards = [DocumentShards.open(uri) for uri in config.gallery]
+    encoder = _encoder_facts(config.model)
+    inputs = {f"gallery.{position}": part.fingerprint for position, part in enumerate(shards)}
+    # Only the encoder decides the features: a later checkpoint of the same model finds them finished.
+    inputs["model"] = encoder["encoder_fingerprint"]
+    output = begin_output(config.output, FEATURE_STORE, config, inputs, overwrite=config.overwrite)
+    if output.finished:
+        return output.finished
+    plan = plan_gallery(shards, config.max_metadata_chars)
+    parts = plan.parts(config.images_per_part)
+    _make_parts(config, output.folder, plan, parts)
+    rejected = _read_rejected(output.folder, len(parts))
+    _check_rejected(config, rejected, plan)
+    items = [item for item in plan.items if item.content_hash not in rejected]
+    with output.folder.writing(ITEMS) as path:
+        write_items(path, items)
+    names = [part_name(part) for part in range(len(parts))]
+    return output.commit(
+        counts={
+            "pictures": len(plan.pictures) - len(rejected),
+            "items": len(items),
+            "rejected": len(rejected),
+            "parts": len(parts),
+        },
+        files=[ITEMS, *names, *output.folder.list("rejected")],
+        id_hash=hash_ids(content_hash for content_hash in plan.pictures if content_hash not in rejected),
+        facts={
+            **read_shapes(output.folder.local_path(names[0])),
+            **encoder,
+            "images": [part.artefact.uri for part in shards],
+        },
+    )
+
+
+def _encoder_facts(uri: str) -> dict[str, str]:
+    """Fingerprint and preprocessing of a model's frozen encoder, from its manifest: no weights are read."""
+    # Bundles and starting weights both carry one; which of them it is does not matter here.
+    manifest = read_manifest(uri)
+    names = ("encoder_fingerprint", "preprocessing_id")
+    if manifest is None or any(name not in manifest.facts for name in names):
+        held = "nothing finished" if manifest is None else f"a {manifest.kind}"
+        raise FingerprintMismatchError(
+            f"{uri} holds {held}, not a model with a vision encoder. Set model to a model bundle or to starting weights."
+        )
+    return {name: manifest.facts[name] for name in names}
+
+
+def _make_parts(config: EmbedConfig, folder: Folder, plan: Plan, parts: Sequence[Sequence[str]]) -> None:
+    present = folder.sizes("features")
+    missing = [part for part in range(len(parts)) if part_name(part) not in present]
+    done = len(plan.pictures) - sum(len(parts[part]) for part in missing)
+    with progress("embed", len(plan.pictures), "pictures", done=done) as advance:
+        if missing:
+            rows = [
+                {"part": part, "hashes": parts[part], "stores": [plan.pictures[name] for name in parts[part]]}
+                for part in missing
+            ]
+            for made in _run(config, rows):
+                advance(made["kept"] + made["rejected"])
+
+
+def _run(config: EmbedConfig, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, int]]:
+    """Make parts on the cluster; yields what each call says as it ends."""
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False  # ours counts pictures
+    with DataContext.current(context):
+        dataset = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map(
+            cast(Any, PartEncoder),  # Ray's signature names functions only
+            fn_constructor_args=(config,),
+            compute=ActorPoolStrategy(size=min(config.num_actors, len(rows))),
+            num_cpus=config.cpus_per_actor,
+            num_gpus=config.gpus_per_actor or None,
+        )
+        try:
+            yield from dataset.iter_rows()
+        except Exception as error:
+            raise named_cause(error) or error from error
+
+
+def _read_rejected(folder: Folder, num_parts: int) -> dict[str, str]:
+    """Reason by content hash, over all parts."""
+    present = folder.sizes("rejected")
+    rejected: dict[str, str] = {}
+    for name in (rejected_name(part) for part in range(num_parts)):
+        if name in present:
+            records = map(json.loads, folder.read_bytes(name).decode().splitlines())
+            rejected |= {record["key"]: record["reason"] for record in records}
+    return rejected
+
+
+def _check_rejected(config: EmbedConfig, rejected: dict[str, str], plan: Plan) -> None:
+    num_pictures = len(plan.pictures)
+    if len(rejected) > config.max_rejected_fraction * num_pictures:
+        first = "; ".join(f"{key[:16]}: {reason}" for key, reason in list(rejected.items())[:3])
+        raise TooManyRejectedError(
+            f"{len(rejected)} of {num_pictures} pictures were set aside, the limit is {config.max_rejected_fraction:.1%}. First: "
+            f"{first}. All are listed in {Folder(config.output).path('rejected')}. Repair them, or allow more with "
+            "--set max_rejected_fraction=1."
+        )
