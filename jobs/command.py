@@ -211,9 +211,6 @@ def _exit_codes(job: Job[Any]) -> Iterator[_Outcome]:
     outcome = _Outcome()
     try:
         yield outcome
-    except ChatSearchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        outcome.code = EXIT_BAD_INPUT if isinstance(error, (ConfigError, InputError)) else EXIT_FAILED
     except KeyboardInterrupt:
         print("Interrupted. Run the same command again to continue.", file=sys.stderr)
         outcome.code = EXIT_INTERRUPTED
@@ -241,7 +238,8 @@ def named_cause(error: BaseException) -> ChatSearchError | None:
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
-        if isinstance(current, ChatSearchError):
+        # Ray's stand-in is of our class too, but its text is the worker's whole trace: the error itself is inside.
+        if isinstance(current, ChatSearchError) and not isinstance(getattr(current, "cause", None), ChatSearchError):
             return current
         queue += [getattr(current, "cause", None), current.__cause__, current.__context__]
         failures = getattr(current, "worker_failures", None)  # Ray Train keeps one error a rank

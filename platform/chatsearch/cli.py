@@ -119,3 +119,7 @@ def _version(arguments: argparse.Namespace) -> int:
     del arguments
     print(__version__)
     return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

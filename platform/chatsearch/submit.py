@@ -53,11 +53,12 @@ def connect(address: str) -> JobSubmissionClient:
     """
     if has_token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+    from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
     try:
         return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (RayError, ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(
             f"Cannot reach a Ray job server at {address}: {_short(error)} Check --address (the dashboard, usually port 8265) and "
             "that RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH holds the cluster's token."
@@ -79,6 +80,7 @@ def submit(client: JobSubmissionClient, submission: Submission, out: TextIO = sy
     Raises:
         ClusterError: the cluster refuses the job, or is lost on the way.
     """
+    from ray.exceptions import RayError
     from ray.job_submission import JobStatus
 
     submission_id = submission.submission_id
@@ -108,7 +110,7 @@ def submit(client: JobSubmissionClient, submission: Submission, out: TextIO = sy
                 flush=True,
             )
         return asyncio.run(_follow(client, submission_id, out))
-    except (ConnectionError, RuntimeError, OSError) as error:
+    except (RayError, ConnectionError, RuntimeError, OSError) as error:
         raise ClusterError(f"The cluster failed while running {submission_id}: {_short(error)}") from error
 
 

@@ -1,0 +1,64 @@
+"""The laptop session: loopback only, a token on it, and workers that find the project."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.ray
+
+PROGRAM = """
+import json, os, psutil
+from chatsearch.session import ray_session
+with ray_session():
+    import ray
+
+    @ray.remote
+    def where():
+        import platform, chatsearch, jobs
+        return platform.python_version(), chatsearch.__file__, jobs.__file__
+
+    found = ray.get(where.remote())
+    group = {p.pid for p in psutil.Process().children(recursive=True)}
+    binds = {c.laddr.ip.removeprefix("::ffff:") for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.pid in group}
+    with ray_session():  # a second user of the session neither starts nor stops anything
+        pass
+    print(json.dumps({"found": found, "binds": sorted(binds), "alive": ray.is_initialized(), "slots": ray.cluster_resources()["CPU"],
+                      "mode": os.environ["RAY_AUTH_MODE"], "token": bool(os.environ["RAY_AUTH_TOKEN"])}))
+print(json.dumps({"stopped": not ray.is_initialized()}))
+"""
+
+
+def test_local_session(tmp_path: Path) -> None:
+    hidden = ("RAY_", "PYTHONPATH")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(hidden)} | {
+        "HOME": str(tmp_path),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr
+    import json
+
+    seen, after = (json.loads(line) for line in done.stdout.splitlines()[-2:])
+    version, package, jobs = seen["found"]
+    assert version.startswith("3.")
+    assert Path(package).parent == ROOT / "platform" / "chatsearch"
+    assert Path(jobs).parent == ROOT / "jobs"
+    assert seen["binds"] == ["127.0.0.1"]
+    assert seen["alive"] and after["stopped"]
+    assert seen["slots"] >= 6
+    assert seen["mode"] == "token" and seen["token"]
+    assert not (tmp_path / ".ray").exists(), "a token was left in the home folder"

@@ -1,0 +1,94 @@
+"""``chatsearch submit`` against a real head node with token authentication."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from chatsearch.manifest import open_artefact
+from chatsearch.testing.ray_cluster import RayHead, ray_head
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.ray
+
+TINY = (
+    "corpus.kinds.caption=20",
+    "corpus.kinds.interleaved=4",
+)
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[RayHead]:
+    with ray_head() as running:
+        yield running
+
+
+def submit(
+    head: RayHead, *arguments: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    hidden = ("RAY_AUTH", "RAY_ADDRESS")
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
+    return subprocess.run(
+        [sys.executable, "-m", "chatsearch.cli", "submit", *arguments, "--address", head.dashboard],
+        cwd=ROOT,
+        env=plain | (head.environment if environment is None else environment),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+
+
+def prepare_arguments(output: Path, tmp_path: Path) -> list[str]:
+    settings = [*TINY, f"output={output}"]
+    tracking = ["--env", f"MLFLOW_TRACKING_URI=sqlite:///{tmp_path / 'mlflow.db'}"]
+    return ["prepare", "--recipe", "tiny_align", *(a for s in settings for a in ("--set", s)), *tracking]
+
+
+def test_job_runs_and_its_log_is_followed_to_the_end(head: RayHead, tmp_path: Path) -> None:
+    output = tmp_path / "shards"
+    arguments = prepare_arguments(output, tmp_path)
+    done = submit(head, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "plan   prepare --recipe tiny_align" in done.stdout
+    assert f"made   {output}" in done.stdout
+    assert done.stdout.rstrip().endswith("SUCCEEDED")
+    assert open_artefact(str(output), "document-shards").manifest.counts["documents"] == 24
+    again = submit(head, *arguments)
+    assert again.returncode == 0
+    assert "following it" in again.stdout
+    assert f"made   {output}" in again.stdout
+
+
+def test_exit_code_of_a_failing_job_comes_back(head: RayHead, tmp_path: Path) -> None:
+    settings = (f"path={tmp_path / 'absent'}", "split=train")
+    corpus = '{"type": "captioned_folder", ' + ", ".join('"{}": "{}"'.format(*s.split("=")) for s in settings) + "}"
+    done = submit(head, "prepare", "--set", f"corpus={corpus}", "--set", f"output={tmp_path / 'out'}")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "is missing or empty" in done.stdout
+    assert done.stdout.rstrip().endswith("FAILED")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_the_token_nothing_is_answered(head: RayHead, tmp_path: Path) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{head.dashboard}/api/jobs/", timeout=10)
+    assert refused.value.code == 401
+    wrong = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    done = submit(head, *prepare_arguments(tmp_path / "out", tmp_path), environment=wrong)
+    assert done.returncode == 1
+    assert "RAY_AUTH_TOKEN" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_nobody_at_the_address(tmp_path: Path) -> None:
+    nobody = RayHead("http://127.0.0.1:9", "", "0" * 64)
+    done = submit(nobody, *prepare_arguments(tmp_path / "out", tmp_path))
+    assert done.returncode == 1
+    assert "Cannot reach a Ray job server at http://127.0.0.1:9" in done.stderr
