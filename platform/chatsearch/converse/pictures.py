@@ -43,6 +43,7 @@ class PictureEncoder:
         self._vision = vision
         self._source = source
         self._max_kept = max_kept
+        self._device = next(vision.parameters()).device
         self._kept: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -72,7 +73,7 @@ class PictureEncoder:
     @torch.inference_mode()
     def _run(self, data: Sequence[bytes]) -> list[tuple[Tensor, Tensor]]:
         pixels_I3HW = torch.stack([self._vision.preprocess(decode_rgb(picture)) for picture in data])
-        features = self._vision(pixels_I3HW)
+        features = self._vision(pixels_I3HW.to(self._device))
         return list(zip(features.cls_BD, features.tokens_BTE, strict=True))
 
     def _keep(self, features: Mapping[str, tuple[Tensor, Tensor]]) -> None:
