@@ -34,8 +34,8 @@ class MemoryGallery:
         hashes = list(self.pictures)
         cls_ID = PictureEncoder(bundle.vision, self).encode(hashes).cls_ID
         vectors = bundle.searcher.gallery_embedding(cls_ID).detach().numpy()
-        items = [GalleryItem(f"item-{number}", content_hash) for number, content_hash in enumerate(hashes)]
-        self.index = ExactIndex(items, vectors)
+        self.items = [GalleryItem(f"item-{number}", content_hash) for number, content_hash in enumerate(hashes)]
+        self.index = ExactIndex(self.items, vectors)
         self.queries: list[np.ndarray] = []
         """Every query embedding that was searched with, in order."""
 
