@@ -95,8 +95,21 @@ class WebDatasetFolder:
                     members[suffix] = data
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             yield "", Rejected(name, f"broken tar: {error}. Fetch it again; what comes before the damage was read.")
+        else:
+            if self._is_cut_short(name):
+                yield (
+                    "",
+                    Rejected(
+                        name, "broken tar: no end mark, it was cut short. Fetch it again; what is there was read."
+                    ),
+                )
         if members:
             yield key, members
+
+    def _is_cut_short(self, name: str) -> bool:
+        # A tar ends in blocks of zeros. Cut between two members it reads without an error, and only this tells.
+        size = self._folder.size(name)
+        return size < 1024 or any(self._folder.read_range(name, size - 1024, 1024))
 
     def _samples(self, key: str, members: dict[str, bytes]) -> Iterator[Sample | Rejected]:
         suffix = next((suffix for suffix in members if suffix in IMAGE_SUFFIXES), None)

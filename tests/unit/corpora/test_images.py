@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import pytest
+from chatsearch.corpora.images import MAX_BYTES, check_image, decode_rgb
+from chatsearch.errors import BadImageError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+
+def encoded(image: Image.Image, form: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+NOISE = Image.effect_noise((120, 80), 60).convert("RGB")
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_accepts_the_three_formats(form: str) -> None:
+    assert check_image(encoded(NOISE, form)) == (120, 80)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+def test_truncated_picture_is_refused(form: str, share: float) -> None:
+    data = encoded(NOISE, form)
+    with pytest.raises(BadImageError):
+        check_image(data[: int(len(data) * share)])
+
+
+def test_truncated_jpeg_says_what_to_do() -> None:
+    data = encoded(NOISE, "JPEG")
+    with pytest.raises(BadImageError, match=r"truncated or corrupt.*again"):
+        check_image(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("form", ["GIF", "BMP", "TIFF"])
+def test_other_formats_are_refused(form: str) -> None:
+    with pytest.raises(BadImageError, match="JPEG, PNG or WebP"):
+        check_image(encoded(NOISE, form))
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+def test_animation_is_refused(form: str) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green")]
+    with pytest.raises(BadImageError, match="several frames"):
+        check_image(encoded(frames[0], form, save_all=True, append_images=frames[1:]))
+
+
+def test_too_many_bytes_are_refused_unread() -> None:
+    with pytest.raises(BadImageError, match=f"{MAX_BYTES:,}"):
+        check_image(b"\xff" * (MAX_BYTES + 1))
+
+
+def test_empty_bytes_are_refused() -> None:
+    with pytest.raises(BadImageError, match="0 bytes"):
+        check_image(b"")
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds no pixels: a decompression bomb costs its sender nothing."""
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+
+
+@pytest.mark.parametrize(("width", "height"), [(5001, 5000), (60_000, 60_000), (2**31 - 1, 1)])
+def test_too_many_pixels_are_refused_by_the_header(width: int, height: int) -> None:
+    with pytest.raises(BadImageError):
+        check_image(png_header(width, height))
+
+
+def test_limit_itself_is_accepted() -> None:
+    assert check_image(encoded(Image.new("L", (5000, 5000)), "PNG")) == (5000, 5000)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(["JPEG", "PNG", "WEBP"]), st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=6)
+)
+def test_hostile_bytes_raise_nothing_else(form: str, flips: list[tuple[float, int]]) -> None:
+    data = bytearray(encoded(NOISE.resize((40, 30)), form))
+    for place, value in flips:
+        data[int(place * len(data))] = value
+    try:
+        width, height = check_image(bytes(data))
+    except BadImageError:
+        return
+    assert width * height <= 25_000_000
+
+
+def test_transparency_is_put_on_white() -> None:
+    image = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert decode_rgb(encoded(image, "PNG")).getpixel((1, 1)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "I;16", "1"])
+def test_any_mode_becomes_rgb(mode: str) -> None:
+    form = "JPEG" if mode == "CMYK" else "PNG"
+    image = Image.new(mode, (6, 5))
+    assert decode_rgb(encoded(image, form)).mode == "RGB"
