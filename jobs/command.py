@@ -17,9 +17,9 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from chatsearch.config import Config, apply_overrides, digest, flatten, known_keys
-from chatsearch.errors import ChatSearchError, ConfigError, InputError, UnknownNameError
+from chatsearch.errors import ConfigError, InputError, UnknownNameError, named_cause
 from chatsearch.manifest import Manifest, read_manifest
-from chatsearch.storage import Folder
+from chatsearch.storage import Folder, resolve
 from chatsearch.tracking.config import RunKey, TrackingConfig
 from chatsearch.tracking.tracker import Tracker, open_tracker
 
@@ -127,24 +127,24 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
             Plan.of(job, recipe, config).show()
             return 0
         tracking = TrackingConfig(parent=arguments.parent, enabled=not arguments.no_tracking)
-        made = execute(job, recipe, config, tracking)
+        plan = Plan.of(job, recipe, config)
+        plan.show()
+        made = execute(job, plan, tracking)
         print(f"made   {made.uri}")
         print(f"run    {made.run or 'not tracked'}", flush=True)
     return outcome.code
 
 
-def execute(job: Job[C], recipe: str, config: C, tracking: TrackingConfig, *, show_plan: bool = True) -> Made:
-    """Show the plan and do the work, unless a finished output of this very configuration lies there."""
-    plan = Plan.of(job, recipe, config)
-    if show_plan:
-        plan.show()
+def execute(job: Job[C], plan: Plan[C], tracking: TrackingConfig) -> Made:
+    """Do the work of a plan, recorded as a run, unless a finished output of this very configuration lies there."""
+    config = plan.config
     if plan.finished is not None:
         return Made(plan.output, plan.finished.counts, reused=True)
     begin = time.monotonic()
     # The same output of the same configuration is the same run: a job that continues after a crash goes on in it.
     run = RunKey(job=job.name, key=digest(job.name, plan.output, config.content()), parent=tracking.parent)
     with open_tracker(tracking, run) as tracker:
-        tracker.set_tag("recipe", recipe)
+        tracker.set_tag("recipe", plan.recipe)
         tracker.log_params(flatten(config))
         for entry in plan.inputs:
             if entry.manifest is not None:
@@ -159,21 +159,23 @@ def execute(job: Job[C], recipe: str, config: C, tracking: TrackingConfig, *, sh
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Generic[C]):
     """What a job is about to do."""
 
-    title: str
-    config: Config
+    job: str
+    recipe: str
+    config: C
     inputs: Sequence[Input]
     output: str
     state: str
     finished: Manifest | None
 
     @classmethod
-    def of(cls, job: Job[Any], recipe: str, config: Config) -> Plan:
+    def of(cls, job: Job[C], recipe: str, config: C) -> Plan[C]:
         """Look at the inputs and the output without importing anything heavy."""
         inputs = find_inputs(config)
         output = str(getattr(config, "output", "") or "")
+        output = resolve(output) if output else ""
         finished = None
         if not output:
             state = "none"
@@ -187,11 +189,11 @@ class Plan:
                 state = "holds another artefact"
             else:
                 state = "begun: will be continued" if Folder(output).exists() else "new"
-        return cls(f"{job.name} --recipe {recipe}", config, inputs, output, state, finished)
+        return cls(job.name, recipe, config, inputs, output, state, finished)
 
     def show(self) -> None:
         """Print it."""
-        print(f"plan   {self.title}")
+        print(f"plan   {self.job} --recipe {self.recipe}")
         values = flatten(self.config)
         width = max(map(len, values), default=0)
         for key, value in values.items():
@@ -227,21 +229,3 @@ def _exit_codes(job: Job[Any]) -> Iterator[_Outcome]:
             file=sys.stderr,
         )
         outcome.code = EXIT_FAILED
-
-
-def named_cause(error: BaseException) -> ChatSearchError | None:
-    """The error of ours that an engine's error wraps: Ray hands a worker's exception back inside its own."""
-    seen: set[int] = set()
-    queue: list[BaseException | None] = [error]
-    while queue:
-        current = queue.pop(0)
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        # Ray's stand-in is of our class too, but its text is the worker's whole trace: the error itself is inside.
-        if isinstance(current, ChatSearchError) and not isinstance(getattr(current, "cause", None), ChatSearchError):
-            return current
-        queue += [getattr(current, "cause", None), current.__cause__, current.__context__]
-        failures = getattr(current, "worker_failures", None)  # Ray Train keeps one error a rank
-        queue += list(failures.values()) if isinstance(failures, dict) else []
-    return None

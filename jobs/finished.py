@@ -58,9 +58,13 @@ def _uris(config: Config) -> Iterator[tuple[str, str]]:
     for key, value in flatten(config).items():
         if key == "output":
             continue
-        for text in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(text, str) and (is_remote(text) or "/" in text):
-                yield key, text
+        several = (
+            {f"{key}.{n}": item for n, item in enumerate(value)} if isinstance(value, (list, tuple)) else {key: value}
+        )
+        for name, text in several.items():
+            # Not an artefact: what is fetched from elsewhere (a hub id, a wheel) and databases.
+            if isinstance(text, str) and (text.startswith("s3://") or ("/" in text and not is_remote(text))):
+                yield name, text
 
 
 def finished_output(kind: str, config: Config, inputs: Sequence[Input]) -> Manifest | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from chatsearch.model.config import (
+    SMOLLM2_135M,
     EfficientNetLite0Config,
     LanguageConfig,
     PerceiverConfig,
@@ -34,17 +35,7 @@ def small() -> SearcherConfig:
     """SmolLM2-135M-Instruct and EfficientNet-Lite0: real pretrained weights on a CPU."""
     return SearcherConfig(
         vision=EfficientNetLite0Config(),
-        language=LanguageConfig(
-            vocab_size=49152,
-            hidden_size=576,
-            intermediate_size=1536,
-            num_layers=30,
-            num_heads=9,
-            num_key_value_heads=3,
-            max_positions=8192,
-            rope_theta=100000.0,
-            tie_embeddings=True,
-        ),
+        language=SMOLLM2_135M,
         perceiver=PerceiverConfig(hidden_size=192, intermediate_size=384, num_layers=2, num_heads=4),
         num_queries=4,
         retrieval_dim=256,

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from chatsearch.config import Config, runtime
-from chatsearch.errors import ArtefactError, ChatSearchError, MissingInputError, StorageError
+from chatsearch.errors import MissingInputError, StorageError
 from chatsearch.manifest import begin_output, open_artefact
 from chatsearch.tracking.tracker import Tracker
 from pydantic import Field
 
-from jobs.command import Job, Made, main, named_cause
+from jobs.command import Job, Made, main
 
 
 class CopyConfig(Config):
@@ -158,12 +158,3 @@ def test_help_lists_recipes_and_keys(job: Job[CopyConfig], capsys: pytest.Captur
     assert "   long   Thirty letters." in out
     assert "   overwrite" in out
     assert "helper" not in out
-
-
-def test_named_cause_is_found_below_an_engines_error() -> None:
-    wrapped = RuntimeError("task failed")
-    wrapped.cause = ArtefactError("torn")  # type: ignore[attr-defined]  # as ray.exceptions.RayTaskError keeps it
-    outer = RuntimeError("training failed")
-    outer.worker_failures = {0: wrapped}  # type: ignore[attr-defined]
-    assert isinstance(named_cause(outer), ChatSearchError)
-    assert named_cause(RuntimeError("alone")) is None

