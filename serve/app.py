@@ -61,21 +61,21 @@ def build_app(args: ServeArgs) -> Application:
 
     pair = check_pair(args)
     shards = [
-        serve.deployment(name=f"IndexShard-{number}", **_options(args.shard_scaling, args))(ShardServer).bind(
+        serve.deployment(name=f"IndexShard-{number}", **deployment_options(args.shard_scaling, args))(ShardServer).bind(
             args.index, number
         )
         for number in range(pair.gallery.num_shards)
     ]
-    model = serve.deployment(name="Model", **_options(args.model_scaling, args))(ModelServer).bind(
+    model = serve.deployment(name="Model", **deployment_options(args.model_scaling, args))(ModelServer).bind(
         args.model, pair.images, pair.index, shards, args.torch_threads
     )
-    return serve.deployment(name="Ingress", **_options(args.ingress_scaling, args))(serve.ingress()(Ingress)).bind(
-        args, model, shards, pair
-    )
+    return serve.deployment(name="Ingress", **deployment_options(args.ingress_scaling, args))(
+        serve.ingress()(Ingress)
+    ).bind(args, model, shards, pair)
 
 
-def _options(scaling: Scaling, args: ServeArgs) -> dict[str, Any]:
-    """Deployment options of Ray Serve."""
+def deployment_options(scaling: Scaling, args: ServeArgs) -> dict[str, Any]:
+    """Options of one deployment, in the words of Ray Serve."""
     return {
         "autoscaling_config": {
             "min_replicas": scaling.min_replicas,
