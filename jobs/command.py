@@ -141,8 +141,7 @@ def execute(job: Job[C], plan: Plan[C], tracking: TrackingConfig) -> Made:
     if plan.finished is not None:
         return Made(plan.output, plan.finished.counts, reused=True)
     begin = time.monotonic()
-    # The same output of the same configuration is the same run: a job that continues after a crash goes on in it.
-    run = RunKey(job=job.name, key=digest(job.name, plan.output, config.content()), parent=tracking.parent)
+    run = RunKey(job=job.name, key=run_key(job.name, config), parent=tracking.parent)
     with open_tracker(tracking, run) as tracker:
         tracker.set_tag("recipe", plan.recipe)
         tracker.log_params(flatten(config))
@@ -156,6 +155,11 @@ def execute(job: Job[C], plan: Plan[C], tracking: TrackingConfig) -> Made:
         seconds = time.monotonic() - begin
         tracker.log_metrics({"seconds": seconds})
     return replace(made, seconds=seconds, run=tracker.address)
+
+
+def run_key(job: str, config: Config) -> str:
+    """Key of the MLflow run: the same output of the same configuration goes on in the same run after a crash."""
+    return f"{job}-{digest(resolve(getattr(config, 'output', '')), config.content())}"
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,7 @@ class Plan(Generic[C]):
         if not output:
             state = "none"
         elif job.kind is None:
-            state = "will be replaced if it exists"
+            state = "not an artefact"
         else:
             finished = finished_output(job.kind, config, inputs)
             if finished is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from chatsearch.config import Config, flatten
+from chatsearch.config import Config
 from chatsearch.corpora.config import CaptionedFolderConfig, ScenesConfig, WebDatasetConfig
 from chatsearch.corpora.open import open_corpus
 from chatsearch.errors import ChatSearchError
@@ -31,7 +31,7 @@ class Input:
     def state(self) -> str:
         """One phrase for the plan."""
         if self.manifest is None:
-            return "no manifest there"
+            return "no finished artefact"
         return f"{self.manifest.kind} {self.manifest.fingerprint}"
 
     def identities(self) -> set[str]:
@@ -54,17 +54,22 @@ def find_inputs(config: Config) -> list[Input]:
     return found
 
 
-def _uris(config: Config) -> Iterator[tuple[str, str]]:
-    for key, value in flatten(config).items():
-        if key == "output":
-            continue
-        several = (
-            {f"{key}.{n}": item for n, item in enumerate(value)} if isinstance(value, (list, tuple)) else {key: value}
-        )
-        for name, text in several.items():
-            # Not an artefact: what is fetched from elsewhere (a hub id, a wheel) and databases.
-            if isinstance(text, str) and (text.startswith("s3://") or ("/" in text and not is_remote(text))):
-                yield name, text
+def _uris(config: Config, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, info in type(config).model_fields.items():
+        value, key = getattr(config, name), prefix + name
+        extra = info.json_schema_extra
+        # URIs of inputs are runtime fields: what counts is the fingerprint of what lies there. A corpus has a path.
+        names_input = name == "path" or (isinstance(extra, dict) and bool(extra.get("runtime")))
+        several = isinstance(value, (list, tuple))
+        for inner, item in [(f"{key}.{n}", item) for n, item in enumerate(value)] if several else [(key, value)]:
+            if isinstance(item, Config):
+                yield from _uris(item, f"{inner}.")
+            elif names_input and key != "output" and isinstance(item, str) and _is_place(item):
+                yield inner, item
+
+
+def _is_place(text: str) -> bool:
+    return text.startswith("s3://") or ("/" in text and not is_remote(text))
 
 
 def finished_output(kind: str, config: Config, inputs: Sequence[Input]) -> Manifest | None:

@@ -18,9 +18,6 @@ from chatsearch import __version__
 from chatsearch.config import digest
 from chatsearch.errors import ChatSearchError, ConfigError, InputError, UnknownNameError
 
-NOT_JOBS = ("__init__", "command", "finished")
-"""Modules of ``jobs`` that cannot be run."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
@@ -69,8 +66,9 @@ def repository_root(start: Path | None = None) -> Path:
 
 
 def job_names(root: Path) -> list[str]:
-    """Names that ``python -m jobs.NAME`` takes, sorted."""
-    return sorted(path.stem for path in (root / "jobs").glob("*.py") if path.stem not in NOT_JOBS)
+    """Names that ``python -m jobs.NAME`` takes, sorted: every job has recipes under its own name."""
+    recipes = root / "jobs" / "recipes"
+    return sorted(path.stem for path in (root / "jobs").glob("[!_]*.py") if (recipes / path.name).is_file())
 
 
 def _submit(arguments: argparse.Namespace) -> int:
