@@ -13,12 +13,13 @@ from chatsearch.model.config import PerceiverConfig
 
 
 class Perceiver(nn.Module):
-    """BLIP-2's Q-Former with learnable query tokens."""
+    """BLIP-2's Q-Former with learnable query tokens and, as there, a layer norm over what it looks at."""
 
     def __init__(self, config: PerceiverConfig, *, num_queries: int, token_dim: int) -> None:
         super().__init__()
         self.query_tokens_NW = nn.Parameter(torch.empty(num_queries, config.hidden_size))
         nn.init.normal_(self.query_tokens_NW, std=0.02)
+        self.token_norm = nn.LayerNorm(token_dim)
         self.qformer = Blip2QFormerModel(
             Blip2QFormerConfig(
                 hidden_size=config.hidden_size,
@@ -41,4 +42,4 @@ class Perceiver(nn.Module):
         if not len(tokens_BTE):
             return self(tokens_BTE.new_zeros(1, *tokens_BTE.shape[1:]))[:0]
         query_BNW = self.query_tokens_NW.expand(len(tokens_BTE), -1, -1)
-        return self.qformer(query_embeds=query_BNW, encoder_hidden_states=tokens_BTE).last_hidden_state
+        return self.qformer(query_embeds=query_BNW, encoder_hidden_states=self.token_norm(tokens_BTE)).last_hidden_state

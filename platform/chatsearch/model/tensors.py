@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -19,6 +20,7 @@ def write_tensors(folder: Folder, name: str, tensors: Mapping[str, Tensor]) -> N
     """Write one safetensors file; the same tensors give the same bytes."""
     with folder.writing(name) as local:
         save_file({key: tensors[key].detach().cpu().contiguous() for key in sorted(tensors)}, local)
+        Path(local).chmod(0o644)  # the library writes files that only their owner may read
 
 
 def read_tensors(artefact: Artefact, name: str) -> dict[str, Tensor]:
