@@ -63,10 +63,11 @@ class Manifest(BaseModel):
 
 
 def hash_ids(ids: Iterable[str]) -> str:
-    """sha256 over the sorted ids: the same set gives the same hash in any order."""
+    """sha256 over the sorted ids, each with its length before it: the same ids give the same hash in any order."""
     hasher = hashlib.sha256()
     for item in sorted(ids):
-        hasher.update(item.encode() + b"\n")
+        data = item.encode()
+        hasher.update(b"%d:" % len(data) + data)
     return hasher.hexdigest()
 
 
@@ -256,12 +257,11 @@ def begin_output(uri: str, kind: str, config: Config, inputs: Mapping[str, str],
     manifest = read_manifest(uri) if not overwrite else None
     if manifest is not None and (manifest.kind, manifest.fingerprint) == (kind, wanted):
         return Output(folder, kind, config, inputs, open_artefact(uri, kind))
-    held = manifest
-    if held is None and folder.exists(_STARTED):
-        started = _Started.model_validate_json(folder.read_bytes(_STARTED))
-        if (started.kind, started.fingerprint) == (kind, wanted) and not overwrite:
+    held: Manifest | _Started | None = manifest
+    if held is None and not overwrite and folder.exists(_STARTED):
+        held = _read_started(folder)
+        if (held.kind, held.fingerprint) == (kind, wanted):
             return Output(folder, kind, config, inputs, None)
-        held = started  # type: ignore[assignment]
     if overwrite:
         folder.delete_all()
     elif held is not None:
@@ -275,3 +275,13 @@ def begin_output(uri: str, kind: str, config: Config, inputs: Mapping[str, str],
         )
     folder.write_bytes(_STARTED, _Started(kind=kind, fingerprint=wanted).model_dump_json().encode())
     return Output(folder, kind, config, inputs, None)
+
+
+def _read_started(folder: Folder) -> _Started:
+    try:
+        return _Started.model_validate_json(folder.read_bytes(_STARTED))
+    except ValidationError as error:
+        raise ConflictingOutputError(
+            f"{folder.path(_STARTED)} cannot be read, so what was begun there is unknown. Choose another output, or replace it with "
+            "--set overwrite=true."
+        ) from error
