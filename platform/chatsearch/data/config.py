@@ -43,8 +43,8 @@ class LoaderConfig(Config):
     """Processes that build batches for one worker."""
     cpus_per_task: float = runtime(0.5, ge=0.0)
     steps_per_task: PositiveInt = runtime(8)
-    """Consecutive steps that one task builds; each is handed over as soon as it is ready."""
+    """Consecutive steps that one task builds and hands over together."""
     steps_per_window: PositiveInt = runtime(4096)
     """Steps planned at a time, so that the plan of a long run stays small."""
-    prefetch_steps: PositiveInt = runtime(2)
-    """Finished steps kept ready in the worker."""
+    prefetch_blocks: PositiveInt = runtime(2)
+    """Finished blocks kept ready in the worker."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import pyarrow as pa
@@ -22,10 +22,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from chatsearch.corpora.base import Rejected, Sample
 from chatsearch.corpora.images import check_image
-from chatsearch.errors import BadImageError
-from chatsearch.manifest import FileEntry, file_entry
+from chatsearch.errors import BadImageError, InputError
+from chatsearch.manifest import Artefact, FileEntry, Output, file_entry, hash_ids
 from chatsearch.storage import Folder
 from chatsearch.types import Document, Kind, Role, Segment, content_hash
+
+DOCUMENT_SHARDS = "document-shards"
+"""Manifest kind."""
 
 DOCUMENT_SCHEMA = pa.schema(
     [
@@ -134,6 +137,53 @@ def write_part(folder: Folder, part: int, records: Iterable[Sample | Rejected]) 
     )
     folder.write_bytes(file_name("parts", part), marker.model_dump_json(indent=1).encode())
     return marker
+
+
+def commit_shards(output: Output, corpus: str, parts: Sequence[Part]) -> Artefact:
+    """Write the manifest over finished parts, in order, which makes them document shards.
+
+    Raises:
+        InputError: two documents have one id.
+    """
+    folder = output.folder
+    files = {name: entry for part in parts for name, entry in part.files.items()}
+    files |= {name: file_entry(folder, name) for name in (file_name("parts", part.part) for part in parts)}
+    return output.commit(
+        counts={
+            "documents": sum(p.num_documents for p in parts),
+            "images": sum(p.num_images for p in parts),
+            "image_bytes": sum(p.num_image_bytes for p in parts),
+            "rejected": sum(p.num_rejected for p in parts),
+            "parts": len(parts),
+        },
+        id_hash=_hash_unique_ids(folder, parts),
+        facts={
+            "corpus": corpus,
+            "kinds": _summed([part.kinds for part in parts]),
+            "splits": _summed([part.splits for part in parts]),
+            "parts": [part.part for part in parts],
+            "documents_per_part": [part.num_documents for part in parts],
+        },
+        files=files,
+    )
+
+
+def _hash_unique_ids(folder: Folder, parts: Sequence[Part]) -> str:
+    seen: set[str] = set()
+    for part in parts:
+        with folder.seekable(file_name("documents", part.part)) as file:
+            for name in pq.read_table(file, columns=["document_id"])["document_id"].to_pylist():
+                if name in seen:
+                    raise InputError(f"Two documents of the corpus have the id {name!r}. Make the ids unique.")
+                seen.add(name)
+    return hash_ids(seen)
+
+
+def _summed(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(sorted(total.items()))
 
 
 def document_row(document: Document) -> dict[str, Any]:

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import functools
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import pyarrow.parquet as pq
 import ray
 from ray.data import DataContext, TaskPoolStrategy
 
 from chatsearch.corpora.base import Corpus, Partition, Rejected, Sample
 from chatsearch.corpora.open import open_corpus
 from chatsearch.data.config import PrepareConfig
-from chatsearch.data.part import Part, file_name, finished_part, write_part
+from chatsearch.data.part import DOCUMENT_SHARDS, Part, commit_shards, finished_part, write_part
 from chatsearch.data.progress import progress_bar
 from chatsearch.data.ray_errors import original_error
-from chatsearch.data.shards import DOCUMENT_SHARDS
 from chatsearch.errors import ConfigError, InputError, TooManyRejectedError
-from chatsearch.manifest import Artefact, FileEntry, begin_output, file_entry, hash_ids
+from chatsearch.manifest import Artefact, begin_output
 from chatsearch.storage import Folder
 
 
@@ -51,20 +48,8 @@ def prepare(config: PrepareConfig) -> Artefact:
         return output.finished
     groups = _groups(corpus.partitions(), config.partitions_per_part)
     parts = _write_parts(config, output.folder, groups)
-    totals = _totals(parts)
-    _check_totals(config, totals, parts)
-    return output.commit(
-        counts=totals,
-        id_hash=_hash_unique_ids(output.folder, parts),
-        facts={
-            "corpus": corpus.name,
-            "kinds": _summed(part.kinds for part in parts),
-            "splits": _summed(part.splits for part in parts),
-            "parts": [part.part for part in parts],
-            "documents_per_part": [part.num_documents for part in parts],
-        },
-        files=_files(output.folder, parts),
-    )
+    _check_totals(config, parts)
+    return commit_shards(output, corpus.name, parts)
 
 
 def _groups(partitions: Sequence[Partition], size: int) -> list[list[Partition]]:
@@ -118,18 +103,8 @@ def _records(reader: Corpus, partitions: Sequence[Partition]) -> Iterator[Sample
         yield from reader.read(partition)
 
 
-def _totals(parts: Sequence[Part]) -> dict[str, int]:
-    return {
-        "documents": sum(p.num_documents for p in parts),
-        "images": sum(p.num_images for p in parts),
-        "image_bytes": sum(p.num_image_bytes for p in parts),
-        "rejected": sum(p.num_rejected for p in parts),
-        "parts": len(parts),
-    }
-
-
-def _check_totals(config: PrepareConfig, totals: dict[str, int], parts: Sequence[Part]) -> None:
-    num_rejected, num_documents = totals["rejected"], totals["documents"]
+def _check_totals(config: PrepareConfig, parts: Sequence[Part]) -> None:
+    num_rejected, num_documents = sum(p.num_rejected for p in parts), sum(p.num_documents for p in parts)
     num_records = num_rejected + num_documents
     reasons = "; ".join([reason for part in parts for reason in part.first_reasons][:3])
     where = Folder(config.output).path("rejected")
@@ -141,28 +116,3 @@ def _check_totals(config: PrepareConfig, totals: dict[str, int], parts: Sequence
     if not num_documents:
         set_aside = f" {num_rejected} records were set aside ({reasons}), see {where}." if num_rejected else ""
         raise InputError(f"The corpus gives no document.{set_aside} Check its path, its split and the kinds asked for.")
-
-
-def _summed(counts: Any) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for count in counts:
-        total.update(count)
-    return dict(sorted(total.items()))
-
-
-def _hash_unique_ids(folder: Folder, parts: Sequence[Part]) -> str:
-    """Hash of all document ids, after checking that no two are equal."""
-    seen: set[str] = set()
-    for part in parts:
-        with folder.seekable(file_name("documents", part.part)) as file:
-            for name in pq.read_table(file, columns=["document_id"])["document_id"].to_pylist():
-                if name in seen:
-                    raise InputError(f"Two documents of the corpus have the id {name!r}. Make the ids unique.")
-                seen.add(name)
-    return hash_ids(seen)
-
-
-def _files(folder: Folder, parts: Sequence[Part]) -> dict[str, FileEntry]:
-    """Checksums of every file: those in the markers, and the markers themselves."""
-    files = {name: entry for part in parts for name, entry in part.files.items()}
-    return files | {name: file_entry(folder, name) for name in (file_name("parts", part.part) for part in parts)}

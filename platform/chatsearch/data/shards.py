@@ -17,12 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from chatsearch.data.part import document_of, file_name
+from chatsearch.data.part import DOCUMENT_SHARDS, document_of, file_name
 from chatsearch.errors import InputError, MissingInputError
 from chatsearch.manifest import Artefact, open_artefact
 from chatsearch.types import Document, Kind
 
-DOCUMENT_SHARDS = "document-shards"
 _GROUPS_KEPT = 8
 
 

@@ -43,13 +43,14 @@ def rank_batches(
         ChatSearchError: whatever :meth:`StepBuilder.build` raises.
     """
     loader = loader or LoaderConfig()
+    per_step = builder.plan.per_step  # opens the shards: what is wrong with them shows before a task is started
     num_rejected = num_samples = 0
     for first in range(start, stop, loader.steps_per_window):
         steps = range(first, min(first + loader.steps_per_window, stop))
         for step, batches in _window(builder, rank, world_size, steps, loader):
             reasons = [reason for batch in batches for reason in batch.rejected]
             num_rejected += len(reasons)
-            num_samples += builder.plan.per_step // world_size
+            num_samples += per_step // world_size
             if reasons and num_rejected > _REJECTED_GRACE + max_rejected_fraction * num_samples:
                 raise TooManyRejectedError(
                     f"{num_rejected} of about {num_samples} documents up to step {step} gave no example, the limit is "
@@ -64,8 +65,6 @@ def _window(
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
-    # Every step becomes a block of its own, handed over at once; a task that runs ahead waits until it is taken.
-    context.target_max_block_size = 1
     tables = [
         pa.table({"step": pa.array(steps[i : i + loader.steps_per_task], pa.int64())})
         for i in range(0, len(steps), loader.steps_per_task)
@@ -79,15 +78,19 @@ def _window(
             compute=ActorPoolStrategy(size=loader.num_tasks),
             num_cpus=loader.cpus_per_task,
         )
-        blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=loader.prefetch_steps)
+        blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=loader.prefetch_blocks)
     expected = iter(steps)
+    held: list[Batch] = []
     try:
         for table in blocks:
-            for at in range(0, len(table), builder.num_micro_batches):
-                step = int(table["step"][at].as_py())
-                assert step == next(expected), step
-                rows = table.slice(at, builder.num_micro_batches).to_pylist()
-                yield step, [batch_of(row) for row in rows]
+            assert isinstance(table, pa.Table)
+            for row in table.to_pylist():  # a step's rows may come in one block or in several
+                held.append(batch_of(row))
+                if len(held) == builder.num_micro_batches:
+                    step = next(expected)
+                    assert row["step"] == step, (row["step"], step)
+                    yield step, held
+                    held = []
     except Exception as error:
         raise original_error(error) from error
 
@@ -98,10 +101,12 @@ class _Build:
     def __init__(self, builder: StepBuilder, rank: int, world_size: int) -> None:
         self._builder, self._rank, self._world_size = builder, rank, world_size
 
-    def __call__(self, steps: pa.Table) -> Iterator[pa.Table]:
-        for step in steps["step"].to_pylist():
-            batches = self._builder.build(step, self._rank, self._world_size)
-            yield to_table(step, batches)
+    def __call__(self, steps: pa.Table) -> pa.Table:
+        # One block a task: handing a block over costs Ray Data far more than building a step does.
+        return pa.concat_tables(
+            to_table(step, self._builder.build(step, self._rank, self._world_size))
+            for step in steps["step"].to_pylist()
+        )
 
 
 _ARRAY = pa.struct([("dtype", pa.string()), ("shape", pa.list_(pa.int64())), ("bytes", pa.large_binary())])

@@ -1,0 +1,172 @@
+"""The prepare job on a real Ray: whole, interrupted, on bad input, and on S3."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from chatsearch.config import Config
+from chatsearch.corpora.config import CaptionedFolderConfig, ScenesConfig, ScenesCounts, WebDatasetConfig
+from chatsearch.corpora.open import open_corpus
+from chatsearch.data.config import PrepareConfig
+from chatsearch.data.part import DOCUMENT_SHARDS
+from chatsearch.data.prepare import prepare
+from chatsearch.data.shards import DocumentShards
+from chatsearch.errors import (
+    ConfigError,
+    ConflictingOutputError,
+    IncompleteArtefactError,
+    InputError,
+    MissingInputError,
+    StorageError,
+    TooManyRejectedError,
+)
+from chatsearch.manifest import MANIFEST, Artefact, begin_output
+from chatsearch.storage import Folder
+from chatsearch.types import Kind
+from PIL import Image
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
+
+SCENES = ScenesConfig(kinds=ScenesCounts(caption=300, chatsearch_m=40, text=20), image_size=48)
+
+
+def contents(folder: Folder) -> dict[str, bytes]:
+    """Everything but the manifest, whose provenance holds the time."""
+    return {name: folder.read_bytes(name) for name in folder.list() if name != MANIFEST}
+
+
+def photographs(folder: Path, count: int, *, broken: int = 0) -> Path:
+    """A captioned folder of small pictures, the first ``broken`` of them cut off."""
+    folder.mkdir()
+    lines = []
+    for number in range(count):
+        Image.new("RGB", (40, 30), (number * 3 % 256, 90, 10)).save(folder / f"{number}.jpg")
+        if number < broken:
+            data = (folder / f"{number}.jpg").read_bytes()
+            (folder / f"{number}.jpg").write_bytes(data[: len(data) // 2])
+        lines.append(json.dumps({"id": f"p{number}", "file": f"{number}.jpg", "captions": [f"picture {number}"]}))
+    (folder / "captions.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scenes(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Artefact:
+    return prepare(PrepareConfig(corpus=SCENES, output=str(tmp_path_factory.mktemp("scenes") / "shards")))
+
+
+def test_shards_hold_what_the_corpus_gives_in_its_order(scenes: Artefact) -> None:
+    shards = DocumentShards.open(scenes.uri)
+    corpus = open_corpus(SCENES)
+    samples = [sample for partition in corpus.partitions() for sample in corpus.read(partition)]
+    assert list(shards.documents()) == [sample.document for sample in samples]
+    assert shards.kinds == {"caption": 300, "chatsearch_m": 40, "text": 20}
+    for sample in samples[-30:]:
+        for name, data in sample.images.items():
+            assert shards.images.get(name) == data
+    scenes.verify()
+
+
+def test_an_interrupted_run_redoes_only_what_is_missing_and_ends_in_the_same_bytes(
+    scenes: Artefact, tmp_path: Path
+) -> None:
+    """As a killed run leaves it: taken, some parts whole, one without its marker, one marker without its file."""
+    config = PrepareConfig(corpus=SCENES, output=str(tmp_path / "shards"))
+    folder = begin_output(config.output, DOCUMENT_SHARDS, config, scenes.manifest.inputs).folder
+    for name, data in contents(scenes.folder).items():
+        folder.write_bytes(name, data)
+    num_parts = scenes.manifest.counts["parts"]
+    assert num_parts == 4
+    folder.delete("parts/part-00001.json")
+    folder.delete("images/part-00002.parquet")
+    folder.write_bytes("documents/part-00001.parquet", b"cut off")
+    kept = {p: p.stat().st_mtime_ns for n in (0, 3) for p in Path(folder.uri).glob(f"*/part-0000{n}.*")}
+    with pytest.raises(IncompleteArtefactError, match="run the same command again"):
+        DocumentShards.open(folder.uri)
+    again = prepare(config)
+    assert contents(again.folder) == contents(scenes.folder)
+    assert again.manifest.files == scenes.manifest.files
+    assert again.manifest.id_hash == scenes.manifest.id_hash
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    written = {p.name for p in Path(folder.uri).glob("documents/*") if p not in kept}
+    assert written == {"part-00001.parquet", "part-00002.parquet"}
+
+
+def test_a_finished_output_is_left_alone_and_another_one_is_refused(scenes: Artefact) -> None:
+    before = {p: p.stat().st_mtime_ns for p in Path(scenes.uri).rglob("*")}
+    assert prepare(PrepareConfig(corpus=SCENES, output=scenes.uri)).manifest == scenes.manifest
+    with pytest.raises(ConflictingOutputError, match="overwrite=true"):
+        prepare(PrepareConfig(corpus=SCENES.replace(seed=5), output=scenes.uri))
+    assert {p: p.stat().st_mtime_ns for p in Path(scenes.uri).rglob("*")} == before
+
+
+def test_bad_pictures_are_counted_and_too_many_fail_the_job(tmp_path: Path) -> None:
+    corpus = CaptionedFolderConfig(path=str(photographs(tmp_path / "in", 40, broken=3)), records_per_partition=16)
+    config = PrepareConfig(corpus=corpus, output=str(tmp_path / "out"))
+    with pytest.raises(
+        TooManyRejectedError, match=r"3 of 40 records .* limit is 5\.0%\. First: p0.*rejected"
+    ) as caught:
+        prepare(config)
+    assert type(caught.value) is TooManyRejectedError
+    made = prepare(config.replace(max_rejected_fraction=0.1))
+    assert made.manifest.counts["documents"] == 37
+    assert made.manifest.counts["rejected"] == 3
+    lines = made.folder.read_bytes("rejected/part-00000.jsonl").decode().splitlines()
+    assert len(lines) == 3
+    assert "p2" in json.loads(lines[2])["key"]
+
+
+def test_corpora_that_give_nothing_are_named(tmp_path: Path) -> None:
+    empty = CaptionedFolderConfig(path=str(photographs(tmp_path / "in", 3)), split="val")
+    with pytest.raises(InputError, match="gives no document"):
+        prepare(PrepareConfig(corpus=empty, output=str(tmp_path / "a")))
+    with pytest.raises(ConfigError, match="--set output=URI"):
+        prepare(PrepareConfig(corpus=empty))
+    with pytest.raises(MissingInputError, match="missing"):
+        prepare(PrepareConfig(corpus=WebDatasetConfig(path=str(tmp_path / "no")), output=str(tmp_path / "b")))
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_error_inside_a_task_comes_out_under_its_own_name(tmp_path: Path) -> None:
+    corpus = CaptionedFolderConfig(path=str(photographs(tmp_path / "in", 4)))
+    config = PrepareConfig(corpus=corpus, output=str(tmp_path / "out"))
+    taken = begin_output(config.output, DOCUMENT_SHARDS, config, {"corpus": open_corpus(corpus).fingerprint()})
+    taken.folder.write_bytes("documents", b"a file where a folder must be")
+    with pytest.raises(StorageError, match=r"Cannot write .*documents/part-00000\.parquet") as caught:
+        prepare(config)
+    assert type(caught.value) is StorageError
+
+
+def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(ConflictingOutputError, match="not made by this job"):
+        prepare(PrepareConfig(corpus=SCENES, output=str(tmp_path)))
+    assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
+
+
+@pytest.mark.s3
+def test_s3_in_and_out_gives_the_bytes_of_a_local_run(tmp_path: Path, s3: str) -> None:
+    local = photographs(tmp_path / "in", 12)
+    source = Folder(f"{s3}/in")
+    for path in local.iterdir():
+        source.upload(path, path.name)
+
+    def made(path: str, output: str) -> Artefact:
+        corpus = CaptionedFolderConfig(path=path, records_per_partition=5, emit=(Kind.CAPTION, Kind.GALLERY))
+        return prepare(PrepareConfig(corpus=corpus, output=output))
+
+    remote, here = made(source.uri, f"{s3}/out"), made(str(local), str(tmp_path / "out"))
+    assert contents(remote.folder) == contents(here.folder)
+    shards = DocumentShards.open(remote.uri)
+    assert shards.num_documents == 24
+    name = shards.document(23).images()[0]
+    assert shards.images.get(name) == DocumentShards.open(here.uri).images.get(name)
+    remote.verify()
+
+
+def test_the_plan_of_a_job_is_a_configuration_alone() -> None:
+    """Output, limits and resources change no bytes, so they change no fingerprint."""
+    config: Config = PrepareConfig(corpus=SCENES)
+    same = PrepareConfig(corpus=SCENES, output="x", max_rejected_fraction=1.0, cpus_per_task=0.1, overwrite=True)
+    assert config.content() == same.content()

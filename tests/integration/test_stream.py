@@ -1,0 +1,86 @@
+"""Training steps through Ray Data: what comes out is what the plain function builds, from any step on."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from chatsearch.corpora.base import Sample
+from chatsearch.corpora.config import ScenesConfig
+from chatsearch.data.config import LoaderConfig, PrepareConfig, StreamConfig
+from chatsearch.data.part import DOCUMENT_SHARDS, commit_shards, write_part
+from chatsearch.data.steps import StepBuilder
+from chatsearch.data.stream import rank_batches
+from chatsearch.data.tokenizer import train_byte_bpe
+from chatsearch.errors import ConfigError, IncompleteArtefactError, TooManyRejectedError
+from chatsearch.manifest import begin_output
+from chatsearch.types import Document, Kind, Segment, content_hash
+from PIL import Image
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    samples = []
+    for number in range(30):
+        buffer = io.BytesIO()
+        Image.new("RGB", (9, 8), (number, 1, 2)).save(buffer, "PNG")
+        name = content_hash(buffer.getvalue())
+        segments = (Segment(image=name), Segment(text=f"picture number {number}"))
+        samples.append(Sample(Document(f"{number}", Kind.CAPTION, segments), {name: buffer.getvalue()}))
+    folder = tmp_path_factory.mktemp("stream") / "shards"
+    output = begin_output(str(folder), DOCUMENT_SHARDS, PrepareConfig(corpus=ScenesConfig()), {})
+    commit_shards(output, "test", [write_part(output.folder, 0, samples)])
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def builder(uri: str) -> StepBuilder:
+    tokenizer = train_byte_bpe(["picture number 1 2 3"], 300)
+    stream = StreamConfig(shards=uri, per_step=6)
+    return StepBuilder((stream,), tokenizer, 3, 48, num_micro_batches=2, preprocess=np.asarray)
+
+
+def as_bytes(batches) -> list[dict[str, bytes]]:
+    return [{name: array.tobytes() for name, array in batch.to_arrays().items()} for batch in batches]
+
+
+def test_ray_delivers_the_steps_in_order_from_any_start_across_windows(builder: StepBuilder) -> None:
+    loader = LoaderConfig(num_tasks=2, cpus_per_task=0.25, steps_per_task=3, steps_per_window=8)
+    got = list(rank_batches(builder, 1, 2, start=5, stop=25, loader=loader))
+    assert [step for step, _ in got] == list(range(5, 25))
+    for step, batches in got:
+        assert as_bytes(batches) == as_bytes(builder.build(step, 1, 2))
+
+
+def test_it_runs_inside_a_worker_that_holds_the_cpus_and_frees_its_own_when_closed(builder: StepBuilder) -> None:
+    @ray.remote(num_cpus=3.5)
+    def work() -> list[int]:
+        loader = LoaderConfig(cpus_per_task=0.5, steps_per_task=2)
+        batches = rank_batches(builder, 0, 1, start=0, stop=100_000, loader=loader)
+        steps = [next(batches)[0] for _ in range(5)]
+        batches.close()
+        return steps
+
+    assert ray.get(work.remote(), timeout=120) == [0, 1, 2, 3, 4]
+    assert ray.get(work.remote(), timeout=120) == [0, 1, 2, 3, 4]  # would wait for ever on a leaked actor's CPU
+
+
+def test_too_many_documents_without_an_example_stop_the_run(builder: StepBuilder) -> None:
+    short = StepBuilder(builder.streams, builder.tokenizer, 3, 7)
+    with pytest.raises(TooManyRejectedError, match=r"12 of about 12 documents up to step 1 .* max_length is 7"):
+        list(rank_batches(short, 0, 1, start=0, stop=9))
+
+
+def test_errors_come_out_under_their_own_names(builder: StepBuilder, tmp_path: Path) -> None:
+    narrow = StepBuilder(builder.streams, builder.tokenizer, 3, 16, num_rows=1)
+    with pytest.raises(ConfigError, match="num_rows is 1") as caught:
+        list(rank_batches(narrow, 0, 1, start=0, stop=9))
+    assert type(caught.value) is ConfigError
+    nowhere = StepBuilder((StreamConfig(shards=str(tmp_path / "none")),), builder.tokenizer, 3, 16)
+    with pytest.raises(IncompleteArtefactError, match="nothing is there"):
+        next(rank_batches(nowhere, 0, 1, start=0, stop=9))

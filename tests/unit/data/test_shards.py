@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from chatsearch.corpora.base import Rejected, Sample
+from chatsearch.data.shards import DocumentShards, ImageStore
+from chatsearch.errors import FingerprintMismatchError, IncompleteArtefactError, InputError, MissingInputError
+from chatsearch.manifest import MANIFEST
+from chatsearch.storage import Folder
+from chatsearch.types import Document, Kind, Segment
+
+
+def test_documents_come_back_as_they_went_in(make_shards, caption_sample, dialogue_sample) -> None:
+    samples = [caption_sample(i) if i % 3 else dialogue_sample(i) for i in range(11)]
+    shards = DocumentShards.open(make_shards(samples))
+    wanted = [s.document for s in samples]
+    assert shards.num_documents == 11
+    assert [shards.document(i) for i in range(11)] == wanted
+    assert list(shards.documents()) == wanted
+    assert list(shards.documents([Kind.EDIT])) == [d for d in wanted if d.kind == Kind.EDIT]
+    assert [wanted[i] for i in shards.select([Kind.CAPTION])] == [d for d in wanted if d.kind == Kind.CAPTION]
+    assert shards.select([]).tolist() == list(range(11))
+    assert shards.kinds == {"caption": 7, "edit": 4}
+    copy = pickle.loads(pickle.dumps(shards))  # noqa: S301
+    assert copy.document(5) == wanted[5]
+    with pytest.raises(InputError, match="holds 11 documents; there is no number 11"):
+        shards.document(11)
+
+
+def test_pictures_are_found_by_hash_across_parts(make_shards, caption_sample) -> None:
+    samples = [caption_sample(i % 7) for i in range(20)]
+    samples = [Sample(Document(f"{i}", Kind.CAPTION, s.document.segments), s.images) for i, s in enumerate(samples)]
+    store = ImageStore.open(make_shards(samples, per_part=3))
+    wanted = {name: data for sample in samples for name, data in sample.images.items()}
+    assert store.hashes() == sorted(wanted)
+    assert len(store) == 7
+    with ThreadPoolExecutor(4) as pool:
+        assert dict(zip(wanted, pool.map(store.get, wanted), strict=True)) == wanted
+    assert "0" * 64 not in store
+    with pytest.raises(MissingInputError, match="which holds 7"):
+        store.get("0" * 64)
+
+
+def test_row_groups_of_large_pictures_are_addressed_right(make_shards, caption_sample) -> None:
+    from io import BytesIO
+
+    import numpy as np
+    from PIL import Image
+
+    samples = []
+    for i in range(6):
+        buffer = BytesIO()
+        noise = np.random.default_rng(i).integers(0, 256, (700, 700, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(buffer, "PNG")  # about 1.5 MB: three make a row group
+        samples.append(caption_sample(i, data=buffer.getvalue()))
+    store = ImageStore.open(make_shards(samples, per_part=6))
+    for sample in reversed(samples):
+        for name, data in sample.images.items():
+            assert store.get(name) == data
+
+
+def test_splits_that_training_must_not_see_are_refused(make_shards, caption_sample) -> None:
+    samples = [caption_sample(0), caption_sample(1, split="val"), caption_sample(2, split="test")]
+    shards = DocumentShards.open(make_shards(samples))
+    with pytest.raises(InputError, match="1 test, 1 val documents where only train"):
+        shards.require_split("train")
+    DocumentShards.open(make_shards(samples[:1], name="train-only")).require_split("train")
+
+
+def test_unfinished_and_foreign_folders_are_refused(make_shards, caption_sample, tmp_path) -> None:
+    uri = make_shards([caption_sample(0)])
+    Folder(uri).delete(MANIFEST)
+    with pytest.raises(IncompleteArtefactError, match="has not finished"):
+        DocumentShards.open(uri)
+    other = make_shards([caption_sample(0)], name="other")
+    manifest = json.loads(Folder(other).read_bytes(MANIFEST))
+    Folder(other).write_bytes(MANIFEST, json.dumps({**manifest, "kind": "gallery-index"}).encode())
+    with pytest.raises(FingerprintMismatchError, match="gallery-index, not a document-shards"):
+        ImageStore.open(other)
+
+
+def test_bad_records_are_set_aside_with_key_and_reason(make_shards, caption_sample) -> None:
+    good = caption_sample(0)
+    (name,) = good.images
+    words = Segment(text="words")
+    bad = [
+        Rejected("row 7", "no caption"),
+        caption_sample(1, data=good.images[name][:-30]),
+        caption_sample(2, text="  \n"),
+        Sample(Document("lost", Kind.CAPTION, (Segment(image="f" * 64), words)), {}),
+        Sample(Document("swapped", Kind.CAPTION, (Segment(image="f" * 64), words)), {"f" * 64: b"other bytes"}),
+        Sample(Document("bare", Kind.TEXT, ())),
+    ]
+    uri = make_shards([*bad, good], per_part=10)
+    shards = DocumentShards.open(uri)
+    assert (shards.num_documents, shards.artefact.manifest.counts["rejected"]) == (1, len(bad))
+    lines = [json.loads(line) for line in Folder(uri).read_bytes("rejected/part-00000.jsonl").splitlines()]
+    assert [line["key"] for line in lines] == ["row 7", "caption/1", "caption/2", "lost", "swapped", "bare"]
+    assert "truncated" in lines[1]["reason"]
+    assert "empty text" in lines[2]["reason"]
+    assert shards.images.hashes() == [name]
+
+
+def test_equal_records_give_equal_bytes_and_two_of_one_id_are_refused(make_shards, caption_sample) -> None:
+    folders = [Folder(make_shards([caption_sample(i) for i in range(9)], name=name)) for name in ("a", "b")]
+    names = [n for n in folders[0].list() if n != MANIFEST]
+    assert len(names) == 9  # documents, images and a marker for each of three parts
+    assert all(folders[0].read_bytes(n) == folders[1].read_bytes(n) for n in names)
+    with pytest.raises(InputError, match="id 'caption/1'"):
+        make_shards([caption_sample(1), caption_sample(1)], per_part=1, name="twice")
