@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from chatsearch.config import Config
 from chatsearch.errors import ConfigError
+from chatsearch.storage import resolve
 from pydantic import Field, field_validator
 
 
@@ -77,7 +78,24 @@ class ServeArgs(Config):
     retry_after_s: float = Field(default=2.0, ge=0)
     """What a refused client is told to wait."""
 
+    @field_validator("model", "index")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        # Replicas run in other folders than the driver.
+        return resolve(value)
+
     @field_validator("images", mode="before")
     @classmethod
     def _one_or_several(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("images")
+    @classmethod
+    def _all_absolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(resolve(uri) for uri in value)
+
+    @field_validator("database")
+    @classmethod
+    def _absolute_sqlite(cls, value: str) -> str:
+        path = value.removeprefix("sqlite:///")
+        return value if path in (value, "", ":memory:") else f"sqlite:///{resolve(path)}"

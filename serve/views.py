@@ -44,6 +44,6 @@ def turn_views(dialogue: Dialogue, conversation_id: str) -> list[TurnView]:
         return PieceView(image_url=f"/v1/conversations/{conversation_id}/images/{piece.content_hash}")
 
     return [
-        TurnView(role=turn.role.value, pieces=[piece_view(p) for p in turn.pieces], ended=turn.ended)  # type: ignore[arg-type]
+        TurnView(role=turn.role.value, pieces=[piece_view(p) for p in turn.pieces], ended=turn.ended)
         for turn in dialogue.turns()
     ]

@@ -67,3 +67,13 @@ def test_the_local_file_listens_on_loopback() -> None:
 def test_scaling_that_cannot_work_is_refused(scaling: dict[str, Any]) -> None:
     with pytest.raises((ConfigError, ValidationError), match=r"below"):
         Scaling(**scaling)
+
+
+def test_local_paths_are_made_absolute_because_replicas_run_elsewhere() -> None:
+    args = ServeArgs(model="runs/m", index="s3://b/i", images="runs/s", database="sqlite:///runs/c.db")  # type: ignore[arg-type]
+    here = Path.cwd()
+    assert args.model == str(here / "runs/m")
+    assert args.index == "s3://b/i"
+    assert args.images == (str(here / "runs/s"),)
+    assert args.database == f"sqlite:///{here}/runs/c.db"
+    assert args.replace(database="postgresql://h/d").database == "postgresql://h/d"
