@@ -31,6 +31,9 @@ def ray_session() -> Iterator[None]:
         ClusterError: no cluster answers at ``RAY_ADDRESS``, or the local one does not start.
     """
     prepare_environment()
+    # Our jobs show one progress line a step; Ray Data's account of each of its executions is in its log files.
+    logging.getLogger("ray.data._internal.execution.streaming_executor").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     import ray
 
     if ray.is_initialized():
