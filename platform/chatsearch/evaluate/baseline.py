@@ -1,0 +1,177 @@
+"""Training the dual-encoder baseline: the same documents, features, starting weights and sample count as the model."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from chatsearch.data.coin import Coin
+from chatsearch.data.plan import StepPlan
+from chatsearch.data.shards import DocumentShards
+from chatsearch.data.tokenizer import ChatTokenizer
+from chatsearch.errors import ConfigError, NonFiniteLossError
+from chatsearch.evaluate.config import BaselineConfig, PhaseConfig
+from chatsearch.evaluate.dual_encoder import (
+    DUAL_ENCODER,
+    DualEncoder,
+    DualEncoderConfig,
+    pad,
+    symmetric_loss,
+    text_ids,
+    write_dual_encoder,
+)
+from chatsearch.index.features import FeatureStore
+from chatsearch.manifest import Artefact, begin_output, open_artefact
+from chatsearch.model.weights import MODEL_WEIGHTS, load_weights
+from chatsearch.progress import progress
+from chatsearch.tracking.tracker import Tracker
+from chatsearch.types import Document, Kind
+
+PAIRED = (Kind.CAPTION, Kind.EDIT, Kind.T, Kind.I, Kind.M)
+"""Kinds that give a text and the picture it is about."""
+
+
+def pair_of(document: Document, coin: Coin) -> tuple[str, str]:
+    """A text and the content hash of its picture: a drawn caption, or the text of all rounds before the answer."""
+    if document.kind == Kind.CAPTION:
+        captions = [s.text for s in document.segments if s.text is not None]
+        return captions[coin.draw("caption", len(captions))], document.images()[0]
+    context, target = document.query()
+    return " ".join(s.text for s in context if s.text is not None), target
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """One phase with its shards opened."""
+
+    config: PhaseConfig
+    shards: Sequence[DocumentShards]
+    rows: Sequence[Sequence[int]]
+    """Indices of each stream's paired documents."""
+
+    @classmethod
+    def open(cls, config: PhaseConfig) -> _Phase:
+        shards = [DocumentShards.open(stream.shards) for stream in config.streams]
+        rows = []
+        for stream, opened in zip(config.streams, shards, strict=True):
+            opened.require_split("train")
+            kinds = [kind for kind in (stream.kinds or PAIRED) if kind in PAIRED]
+            found = opened.select(kinds).tolist() if kinds else []
+            if not found:
+                raise ConfigError(
+                    f"{stream.shards} holds no caption, edit, t, i or m document for the baseline. Leave the stream out."
+                )
+            rows.append(found)
+        return cls(config, shards, rows)
+
+    def batches(self, seed: int) -> Iterator[list[tuple[str, str]]]:
+        """Texts and content hashes of each step."""
+        sizes = tuple((len(rows), stream.per_step) for rows, stream in zip(self.rows, self.config.streams, strict=True))
+        plan = StepPlan(seed, sizes)
+        for step in range(self.config.steps):
+            pairs = []
+            for draw in plan.step(step):
+                document = self.shards[draw.stream].document(self.rows[draw.stream][draw.document])
+                pairs.append(pair_of(document, Coin(seed, document.document_id, draw.epoch)))
+            yield pairs
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, then cosine to zero."""
+        warmup, steps = self.config.warmup_steps, self.config.steps
+        if step < warmup:
+            return self.config.learning_rate * (step + 1) / warmup
+        return self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+
+
+def train_baseline(config: BaselineConfig, tracker: Tracker) -> Artefact:
+    """Train the dual encoder a configuration describes, or return it when it is finished already.
+
+    A run is short and starts over when it was interrupted.
+
+    Raises:
+        ConfigError: an input is not set, or a stream holds nothing that fits.
+        InputError: a training picture is not in the feature store (MissingInputError), or a document is of another split.
+        NonFiniteLossError: the loss is NaN or infinite.
+    """
+    for name in ("weights", "features", "phases", "output"):
+        if not getattr(config, name):
+            raise ConfigError(f"{name} is not set; the dual encoder needs it. Set it with --set {name}=...")
+    torch.set_num_threads(config.threads)
+    weights = load_weights(config.weights)
+    store = FeatureStore.open(config.features)
+    phases = [_Phase.open(phase) for phase in config.phases]
+    inputs = {"weights": open_artefact(config.weights, MODEL_WEIGHTS).fingerprint, "features": store.fingerprint}
+    for number, phase in enumerate(phases):
+        for stream, shards in enumerate(phase.shards):
+            inputs[f"phases.{number}.streams.{stream}.shards"] = shards.fingerprint
+    output = begin_output(config.output, DUAL_ENCODER, config, inputs, overwrite=config.overwrite)
+    if output.finished is not None:
+        return output.finished
+    shape = DualEncoderConfig(
+        language=weights.language_config,
+        feature_dim=store.dimension,
+        retrieval_dim=config.retrieval_dim,
+        pooling=config.pooling,
+        max_length=config.max_length,
+        tau0=config.tau0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = DualEncoder(shape)
+    network.text.load_word_weights(weights.language)
+    begin = time.monotonic()
+    tokenizer = weights.tokenizer
+    network.train()
+    with progress("train dual encoder", sum(phase.config.steps for phase in phases), "steps") as advance:
+        for number, phase in enumerate(phases):
+            for step, loss in enumerate(_train_phase(network, phase, store, tokenizer, config)):
+                advance(1)
+                if step % config.log_every == 0:
+                    tracker.log_metrics({f"phase_{number}/loss": loss}, step=step)
+    num_samples = sum(stream.per_step * phase.config.steps for phase in phases for stream in phase.config.streams)
+    write_dual_encoder(output.folder, network, tokenizer)
+    return output.commit(
+        counts={"samples": num_samples, "parameters": sum(p.numel() for p in network.parameters())},
+        facts={
+            "encoder_fingerprint": store.encoder_fingerprint,
+            "preprocessing_id": store.preprocessing_id,
+            "seconds": round(time.monotonic() - begin, 1),
+        },
+    )
+
+
+def _train_phase(
+    network: DualEncoder, phase: _Phase, store: FeatureStore, tokenizer: ChatTokenizer, config: BaselineConfig
+) -> Iterator[float]:
+    """Train through one phase; yields the loss of each step."""
+    heads = [*network.text_head.parameters(), *network.image_head.parameters(), network.log_scale]
+    tower = list(network.text.decoder.parameters())
+    optimiser = torch.optim.AdamW(
+        [{"params": tower, "factor": 1.0}, {"params": heads, "factor": config.head_multiplier}],
+        lr=phase.config.learning_rate,
+        weight_decay=0.0,
+    )
+    for step, pairs in enumerate(phase.batches(config.seed)):
+        for group in optimiser.param_groups:
+            group["lr"] = phase.learning_rate(step) * group["factor"]
+        ids_BL, lengths_B = pad([text_ids(text, tokenizer, config.max_length) for text, _ in pairs], tokenizer.pad_id)
+        images = [image for _, image in pairs]
+        cls_BD = torch.from_numpy(np.stack([store.get(image) for image in images]))
+        loss = symmetric_loss(
+            network.text_embedding(ids_BL, lengths_B), network.image_embedding(cls_BD), network.scale, images
+        )
+        value = loss.item()
+        if not math.isfinite(value):
+            raise NonFiniteLossError(
+                f"The dual encoder's loss is {value} at step {step}. Lower the phase's learning_rate={phase.config.learning_rate}."
+            )
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([*tower, *heads], config.max_grad_norm)
+        optimiser.step()
+        yield value

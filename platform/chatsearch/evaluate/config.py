@@ -1,0 +1,108 @@
+"""What the ``evaluate`` and ``baseline`` jobs are told. Light: nothing heavy is imported."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+
+from chatsearch.config import Config, runtime
+from chatsearch.data.config import StreamConfig
+from chatsearch.errors import ConfigError
+
+Protocol = Literal["chatsearch", "text_to_image", "decision"]
+Baseline = Literal["random", "ridge", "dual_encoder"]
+
+
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, str) and value else value or ()
+
+
+class RidgeConfig(Config):
+    """Bag-of-words ridge regression from caption words to the raw features of the pictures."""
+
+    min_count: PositiveInt = 2
+    """Words in fewer captions of the training split are left out."""
+    max_words: PositiveInt = 8000
+    """Most frequent words kept: the normal equations are solved in this width."""
+    penalties: tuple[PositiveFloat, ...] = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+    """Candidates for lambda; the one with the best mean of R@1/5/10 on the ``val`` split is taken."""
+    penalty_without_val: PositiveFloat = 3.0
+    """lambda for folders without a ``val`` split."""
+
+
+class EvaluateConfig(Config):
+    """One measurement: a protocol, a model, and what it is measured on."""
+
+    protocol: Protocol = "chatsearch"
+    model: str = runtime("")
+    """Model bundle."""
+    data: str = runtime("")
+    """Document shards (chatsearch, decision), or a captioned folder (text_to_image)."""
+    index: str = runtime("")
+    """Gallery index of the model (chatsearch)."""
+    features: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = runtime(())
+    """Feature stores of the same encoder, to look up pictures that are embedded already (text_to_image)."""
+    baseline: str = runtime("")
+    """Trained dual encoder; empty leaves that baseline out."""
+    baselines: tuple[Baseline, ...] = ("random", "ridge", "dual_encoder")
+    """Which baselines to run beside the model, where the protocol and the data allow them."""
+    split: str = ""
+    """Split to measure on. Empty: ``test`` if there is one, else everything."""
+    ridge: RidgeConfig = RidgeConfig()
+    max_words: PositiveInt = 16
+    """How long the model may talk before its answer counts as one without ``[IMG]`` (decision)."""
+    max_prompts: PositiveInt = 500
+    """Most prompts of each side, the first ones in the order of the shards (decision)."""
+    batch_size: PositiveInt = runtime(32)
+    max_rejected_fraction: float = Field(0.5, ge=0.0, le=1.0)
+    """A larger share of bad records fails the job: numbers on what is left would be numbers of another set."""
+    seed: int = 0
+    """Of the simulated random ranking."""
+    threads: PositiveInt = runtime(2)
+    output: str = runtime("")
+    """JSON file to write, local or ``s3://``."""
+
+    @model_validator(mode="after")
+    def _check(self) -> EvaluateConfig:
+        if self.output and not self.output.endswith(".json"):
+            raise ConfigError(f"output={self.output!r} must name a .json file.")
+        return self
+
+
+class PhaseConfig(Config):
+    """A stretch of training on one mix of documents."""
+
+    streams: tuple[StreamConfig, ...]
+    steps: PositiveInt
+    learning_rate: PositiveFloat = 1e-3
+    """Peak, reached after the warm-up; cosine to zero."""
+    warmup_steps: int = Field(20, ge=0)
+
+
+class BaselineConfig(Config):
+    """A CLIP-style dual encoder trained on the model's own documents, features and starting weights.
+
+    URIs of inputs stay out of the fingerprint, which holds the fingerprints of what lies there instead.
+    """
+
+    weights: str = runtime("")
+    """Model weights: the language model that the text tower starts from, and its tokenizer."""
+    features: str = runtime("")
+    """Feature store with f_CLS of every training picture."""
+    phases: tuple[PhaseConfig, ...] = ()
+    """As the model is trained: captions first, then dialogues."""
+    pooling: Literal["last", "mean"] = "last"
+    """What of the text tower's states is projected: that of ``</s>``, or their mean."""
+    retrieval_dim: PositiveInt = 128
+    max_length: PositiveInt = 77
+    """Tokens of a text; longer ones are cut, keeping the end."""
+    tau0: PositiveFloat = 0.07
+    max_grad_norm: PositiveFloat = 1.0
+    head_multiplier: PositiveFloat = 1.0
+    """Learning rate of the two projections relative to the text tower's."""
+    seed: int = 0
+    threads: PositiveInt = runtime(2)
+    log_every: PositiveInt = runtime(10)
+    output: str = runtime("")
+    overwrite: bool = runtime(False)

@@ -1,0 +1,208 @@
+"""Measure one model with one protocol, and write the result as JSON.
+
+schema_version, protocol {name, ...}, counts, numbers of the protocol (see chatsearch, text_to_image, decision),
+model {uri, fingerprint, mq_fingerprint, encoder_fingerprint, preprocessing_id}, inputs {name: {uri, fingerprint}},
+config, seconds, date, chatsearch
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from chatsearch import __version__
+from chatsearch.converse.pictures import PictureEncoder
+from chatsearch.data.shards import DocumentShards
+from chatsearch.errors import ConfigError, FingerprintMismatchError
+from chatsearch.evaluate import chatsearch, decision, text_to_image
+from chatsearch.evaluate.config import EvaluateConfig
+from chatsearch.evaluate.dual_encoder import load_dual_encoder
+from chatsearch.evaluate.methods import ChatSearcherMethod, Method, RandomMethod, dual_encoder_methods
+from chatsearch.evaluate.metrics import random_recalls
+from chatsearch.evaluate.pictures import PictureFeatures
+from chatsearch.evaluate.queries import queries_by_sub_task
+from chatsearch.index.features import FeatureStore
+from chatsearch.index.gallery import open_index
+from chatsearch.model.bundle import ModelBundle, load_bundle
+from chatsearch.storage import Folder, resolve
+from chatsearch.tracking.tracker import Tracker
+
+RESULT_SCHEMA = 1
+Inputs = dict[str, dict[str, str]]
+
+
+def evaluate(config: EvaluateConfig, tracker: Tracker) -> dict[str, Any]:
+    """Measure, write the JSON file, record the numbers; returns the result.
+
+    Raises:
+        ConfigError: something the protocol needs is not set.
+        InputError: the data holds nothing to measure on, or too much of it is bad.
+        FingerprintMismatchError: model, index, features and baseline do not belong together.
+    """
+    needed = {
+        "chatsearch": ("model", "data", "index"),
+        "text_to_image": ("model", "data"),
+        "decision": ("model", "data"),
+    }
+    for name in (*needed[config.protocol], "output"):
+        if not getattr(config, name):
+            raise ConfigError(
+                f"{name} is not set; protocol={config.protocol} needs it. Say where with --set {name}=URI."
+            )
+    begin = time.monotonic()
+    torch.set_num_threads(config.threads)
+    bundle = load_bundle(config.model)
+    inputs: Inputs = {}
+    measured = {"chatsearch": _chatsearch, "text_to_image": _text_to_image, "decision": _decision}[config.protocol](
+        config, bundle, inputs
+    )
+    result = {
+        "schema_version": RESULT_SCHEMA,
+        **measured,
+        "model": {
+            "uri": bundle.uri,
+            "fingerprint": bundle.fingerprint,
+            "mq_fingerprint": bundle.mq_fingerprint,
+            "encoder_fingerprint": bundle.encoder_fingerprint,
+            "preprocessing_id": bundle.preprocessing_id,
+        },
+        "inputs": inputs,
+        "config": config.model_dump(mode="json"),
+        "seconds": round(time.monotonic() - begin, 1),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "chatsearch": __version__,
+    }
+    write_result(config.output, result)
+    tracker.log_metrics(flat_metrics(measured))
+    tracker.log_artefact("evaluation.json", result)
+    return result
+
+
+def write_result(uri: str, result: Mapping[str, Any]) -> None:
+    """Write a result to a JSON file, whole or not at all."""
+    folder, name = os.path.split(resolve(uri))
+    Folder(folder).write_bytes(name, (json.dumps(result, indent=1) + "\n").encode())
+
+
+def flat_metrics(measured: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Every number of a result under a path: ``methods/ChatSearcher/t/all/R@1``."""
+    flat: dict[str, float] = {}
+    for key, value in measured.items():
+        if isinstance(value, Mapping):
+            flat |= flat_metrics(value, f"{prefix}{key}/")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            flat[f"{prefix}{key}"] = float(value)
+    return flat
+
+
+def _chatsearch(config: EvaluateConfig, bundle: ModelBundle, inputs: Inputs) -> dict[str, Any]:
+    index = open_index(config.index, bundle.mq_fingerprint, model=bundle.uri)
+    store = FeatureStore.open(index.manifest.facts["features"])
+    if store.fingerprint != index.manifest.inputs["features"]:
+        raise FingerprintMismatchError(
+            f"Index {index.uri} was built from features {index.manifest.inputs['features']}, {store.uri} now holds {store.fingerprint}. "
+            f"Build the index again: python -m jobs.index --set features={store.uri} --set model={bundle.uri} --set output=NEW_URI"
+        )
+    shards = DocumentShards.open(config.data)
+    if config.split:
+        shards.require_split(config.split)
+    inputs |= {
+        "data": {"uri": config.data, "fingerprint": shards.fingerprint},
+        "index": {"uri": index.uri, "fingerprint": index.fingerprint},
+        "features": {"uri": store.uri, "fingerprint": store.fingerprint},
+    }
+    features = PictureFeatures(
+        bundle.vision,
+        shards.images.get,
+        [store],
+        encoder_fingerprint=bundle.encoder_fingerprint,
+        batch_size=config.batch_size,
+    )
+    gallery = [item.content_hash for item in store.items()]
+    evaluation = chatsearch.ChatSearchEvaluation(queries_by_sub_task(shards.documents()), gallery, features)
+    pictures = PictureEncoder(bundle.vision, shards.images)
+    methods: list[Method] = [ChatSearcherMethod(bundle, pictures, config.batch_size)]
+    results = {methods[0].name: evaluation.measure(methods[0])}
+    if "random" in config.baselines:
+        results[chatsearch.RANDOM] = evaluation.expected_random()
+        methods.append(RandomMethod(config.seed))
+    if "dual_encoder" in config.baselines and config.baseline:
+        encoder = load_dual_encoder(config.baseline)
+        inputs["baseline"] = {"uri": encoder.uri, "fingerprint": encoder.fingerprint}
+        methods += dual_encoder_methods(encoder, features, bundle)
+    results |= {method.name: evaluation.measure(method) for method in methods[1:]}
+    return {
+        "protocol": {"name": "chatsearch", **chatsearch.PROTOCOL},
+        "splits": shards.splits,
+        "counts": evaluation.counts(),
+        "methods": results,
+    }
+
+
+def _text_to_image(config: EvaluateConfig, bundle: ModelBundle, inputs: Inputs) -> dict[str, Any]:
+    split = text_to_image.choose_split(config.data, config.split)
+    data = text_to_image.read_split(config.data, split, max_rejected_fraction=config.max_rejected_fraction)
+    stores = [FeatureStore.open(uri) for uri in config.features]
+    inputs["data"] = {"uri": config.data, "fingerprint": data.fingerprint}
+    inputs |= {f"features.{n}": {"uri": s.uri, "fingerprint": s.fingerprint} for n, s in enumerate(stores)}
+    others = {}
+    # A ridge that has seen the pictures asked for would be no baseline.
+    if "ridge" in config.baselines and split not in (None, "train", "val"):
+        held = text_to_image.splits_of(config.data)
+        others = {name: text_to_image.read_split(config.data, name) for name in ("train", "val") if name in held}
+    pictures = {**data.pictures, **{h: b for other in others.values() for h, b in other.pictures.items()}}
+    features = PictureFeatures(
+        bundle.vision,
+        pictures.__getitem__,
+        stores,
+        encoder_fingerprint=bundle.encoder_fingerprint,
+        batch_size=config.batch_size,
+    )
+    ours = ChatSearcherMethod(bundle, PictureEncoder(bundle.vision, data), config.batch_size)
+    result = text_to_image.cells(text_to_image.measure(ours, data, features))
+    baselines: dict[str, Any] = {}
+    if "random" in config.baselines:
+        baselines[chatsearch.RANDOM] = random_recalls(len(data.gallery))
+    if "dual_encoder" in config.baselines and config.baseline:
+        encoder = load_dual_encoder(config.baseline)
+        inputs["baseline"] = {"uri": encoder.uri, "fingerprint": encoder.fingerprint}
+        for method in dual_encoder_methods(encoder, features, bundle, ("t",)):
+            baselines[method.name] = text_to_image.cells(text_to_image.measure(method, data, features))
+    if "train" in others:
+        ridge = text_to_image.fit_ridge(others["train"], others.get("val"), features, config.ridge)
+        baselines[ridge.name] = {
+            **text_to_image.cells(text_to_image.measure(ridge, data, features)),
+            "penalty": ridge.ridge.penalty,
+            "num_words": ridge.ridge.num_words,
+            "num_train_pictures": len(others["train"].gallery),
+        }
+    return {
+        **result,
+        **data.report(),
+        "protocol": {"name": "text_to_image", **text_to_image.PROTOCOL},
+        "baselines": baselines,
+    }
+
+
+def _decision(config: EvaluateConfig, bundle: ModelBundle, inputs: Inputs) -> dict[str, Any]:
+    shards = DocumentShards.open(config.data)
+    if config.split:
+        shards.require_split(config.split)
+    inputs["data"] = {"uri": config.data, "fingerprint": shards.fingerprint}
+    prompts = decision.prompts_of(shards.documents(), config.max_prompts)
+    decisions = decision.decide(
+        bundle, prompts, PictureEncoder(bundle.vision, shards.images), max_words=config.max_words
+    )
+    return {
+        "protocol": {"name": "decision", **decision.PROTOCOL},
+        "splits": shards.splits,
+        "num_retrieval": sum(prompt.wants_image for prompt in prompts),
+        "num_question": sum(not prompt.wants_image for prompt in prompts),
+        "decision": decision.score(prompts, decisions),
+    }

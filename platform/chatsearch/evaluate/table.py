@@ -1,0 +1,92 @@
+"""One table of ours beside the baselines, as Markdown for files and with rich for terminals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from chatsearch.evaluate.metrics import CUTOFFS
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+ABSENT = "-"
+
+
+@dataclass(frozen=True)
+class ReportTable:
+    """Rows of texts under a header."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """A Markdown table, numbers to the right."""
+        rule = ["---", *["---:"] * (len(self.header) - 1)]
+        lines = [self.header, tuple(rule), *self.rows]
+        return "\n".join([f"**{self.title}**", "", *("| " + " | ".join(line) + " |" for line in lines), ""])
+
+    def rich(self) -> RichTable:
+        """The same for a terminal."""
+        from rich.table import Table
+
+        table = Table(title=self.title, title_justify="left")
+        for number, name in enumerate(self.header):
+            table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+
+def table_of(result: Mapping[str, Any]) -> list[ReportTable]:
+    """The tables of a result of any protocol."""
+    protocol = result["protocol"]["name"]
+    if protocol == "chatsearch":
+        return [_chatsearch(result, which) for which in ("targets", "all")]
+    if protocol == "text_to_image":
+        return [_text_to_image(result)]
+    return [_decision(result)]
+
+
+def _number(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:.2f}"
+
+
+def _chatsearch(result: Mapping[str, Any], which: str) -> ReportTable:
+    tasks = list(result["counts"])
+    header = ["method", *(f"{task} R@{k}" for task in tasks for k in CUTOFFS), "Avg."]
+    rows = []
+    for name, cells in result["methods"].items():
+        row = [name]
+        for task in tasks:
+            cell = cells.get(task)
+            row += [_number(cell[which][f"R@{k}"] if cell else None) for k in CUTOFFS]
+        rows.append((*row, _number(cells["average"][which] if cells["average"] else None)))
+    sizes = ", ".join(
+        f"{task}: {counts['num_queries']} queries in {counts['num_gallery'][which]}"
+        for task, counts in result["counts"].items()
+    )
+    what = {"targets": "gallery = targets of the sub-task", "all": "gallery = the whole index"}[which]
+    return ReportTable(f"ChatSearch, {what} ({sizes})", tuple(header), tuple(rows))
+
+
+def _text_to_image(result: Mapping[str, Any]) -> ReportTable:
+    rows = [("ChatSearcher", *(_number(result[f"R@{k}"]) for k in CUTOFFS))]
+    rows += [(name, *(_number(cells[f"R@{k}"]) for k in CUTOFFS)) for name, cells in result["baselines"].items()]
+    title = (
+        f"Text to image, split {result['split']}: {result['num_queries']} captions in {result['num_gallery']} pictures"
+    )
+    return ReportTable(title, ("method", *(f"R@{k}" for k in CUTOFFS)), tuple(rows))
+
+
+def _decision(result: Mapping[str, Any]) -> ReportTable:
+    columns: Sequence[str] = ("precision", "recall")
+    counts: Sequence[str] = ("hits", "false_alarms", "misses", "silences")
+    rows = []
+    for name in ("first_token", "in_answer"):
+        cells = result["decision"][name]
+        rows.append((name, *(_number(cells[c]) for c in columns), *(str(cells[c]) for c in counts)))
+    title = f"Decision to retrieve, {result['num_retrieval']} retrieval and {result['num_question']} question prompts"
+    return ReportTable(title, ("[IMG] as", *columns, *(c.replace("_", " ") for c in counts)), tuple(rows))
