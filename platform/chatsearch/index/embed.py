@@ -151,6 +151,7 @@ def _run(config: EmbedConfig, rows: Sequence[dict[str, Any]]) -> Iterator[dict[s
 
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False  # ours counts pictures
+    context.raise_original_map_exception = True  # else the cause is lost between processes
     with DataContext.current(context):
         dataset = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map(
             cast(Any, PartEncoder),  # Ray's signature names functions only

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,22 +24,33 @@ from chatsearch.storage import Folder
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from chatsearch.model.vision import VisionEncoder
+
 
 class PartEncoder:
-    """Holds the encoder and the open image stores; each call makes one part."""
+    """Holds the encoder and the open image stores; each call makes one part.
+
+    Both are opened by the first call: an error in a call comes back whole, one in an actor's constructor only as text.
+    """
 
     def __init__(self, config: EmbedConfig) -> None:
+        self._config = config
+        self._device = "cuda" if config.gpus_per_actor else "cpu"
+        self._folder = Folder(config.output)
+        self._threads = ThreadPoolExecutor(config.decode_threads, thread_name_prefix="decode")
+
+    @cached_property
+    def _encoder(self) -> VisionEncoder:
         import torch
 
         from chatsearch.model.bundle import load_vision
 
-        torch.set_num_threads(max(1, int(config.cpus_per_actor)))
-        self._config = config
-        self._device = torch.device("cuda" if config.gpus_per_actor else "cpu")
-        self._encoder = load_vision(config.model).to(self._device)
-        self._stores = [ImageStore.open(uri) for uri in config.gallery]
-        self._folder = Folder(config.output)
-        self._threads = ThreadPoolExecutor(config.decode_threads, thread_name_prefix="decode")
+        torch.set_num_threads(max(1, int(self._config.cpus_per_actor)))
+        return load_vision(self._config.model).to(self._device)
+
+    @cached_property
+    def _stores(self) -> list[ImageStore]:
+        return [ImageStore.open(uri) for uri in self._config.gallery]
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Make the part of a Ray Data row: its number, content hashes and the store that holds each.
@@ -69,25 +81,15 @@ class PartEncoder:
     def _batches(self, hashes: Sequence[str], stores: Sequence[int]) -> Iterator[list[tuple[str, Tensor | str]]]:
         """Batches of (content hash, pixels or why there are none); the next one is decoded while this one is used."""
         size = self._config.batch_size
-        ahead: list[Any] = []
+        encoder, opened = self._encoder, self._stores
+        ahead: list[list[tuple[str, Future[Tensor | str]]]] = []
         for start in range(0, len(hashes), size):
-            names = hashes[start : start + size]
-            futures = [
-                self._threads.submit(self._pixels, name, store)
-                for name, store in zip(names, stores[start : start + size], strict=True)
-            ]
-            ahead.append((names, futures))
+            places = zip(hashes[start : start + size], stores[start : start + size], strict=True)
+            ahead.append([(name, self._threads.submit(_pixels, encoder, opened[at], name)) for name, at in places])
             if len(ahead) > 1:
-                yield _collect(*ahead.pop(0))
-        for names, futures in ahead:
-            yield _collect(names, futures)
-
-    def _pixels(self, content_hash: str, store: int) -> Tensor | str:
-        data = self._stores[store].get(content_hash)
-        try:
-            return self._encoder.preprocess(decode_rgb(data))
-        except BadImageError as error:
-            return str(error)
+                yield [(name, future.result()) for name, future in ahead.pop(0)]
+        for batch in ahead:
+            yield [(name, future.result()) for name, future in batch]
 
     def _encode(self, pixels: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray | None]:
         import torch
@@ -119,5 +121,9 @@ class PartEncoder:
             write_part(path, kept, cls_ND, tokens_NTE)
 
 
-def _collect(names: Sequence[str], futures: Sequence[Any]) -> list[tuple[str, Any]]:
-    return [(name, future.result()) for name, future in zip(names, futures, strict=True)]
+def _pixels(encoder: VisionEncoder, store: ImageStore, content_hash: str) -> Tensor | str:
+    data = store.get(content_hash)
+    try:
+        return encoder.preprocess(decode_rgb(data))
+    except BadImageError as error:
+        return str(error)
