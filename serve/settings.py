@@ -19,7 +19,7 @@ class Limits(Config):
     """User and assistant turns in one dialogue."""
     max_tokens: int = Field(default=8192, ge=64)
     """Positions of a prompt, image blocks included. The model's own context may be shorter and then counts."""
-    max_text_characters: int = Field(default=65_536, ge=256)
+    max_text_characters: int = Field(default=32_768, ge=256)
     """Characters of all text in one dialogue: a bound that is checked before anything is tokenised."""
     max_new_tokens: int = Field(default=256, ge=1)
     """Tokens of one answer; also the default."""

@@ -95,7 +95,9 @@ function retrievalNode(retrieval, choose) {
   list.append(...retrieval.candidates.map((hit) => candidateNode(hit, retrieval, choose)));
   const how = retrieval.forced ? "You asked for pictures." : "The model decided to show pictures.";
   const next = choose && !retrieval.picked ? " Pick one to go on with it." : "";
-  return element("div", { className: "retrieval" }, list, element("p", { className: "note", textContent: how + next }));
+  const source = `index ${short(retrieval.index_version)}`;
+  const note = element("p", { className: "note", textContent: `${how}${next} `, title: `model ${retrieval.model}` }, element("code", { textContent: source }));
+  return element("div", { className: "retrieval" }, list, note);
 }
 
 function turnNode(turn, isLast) {

@@ -93,11 +93,9 @@ def test_type_see_candidates_click_one_undo(page: playwright.Page, tmp_path: Pat
     candidates = page.locator(".turn.assistant:not(.pending) .candidate")
     expect(candidates).to_have_count(10)
     expect(candidates.first).to_contain_text("1")
-    assert all(
-        page.evaluate(
-            "[...document.querySelectorAll('.candidate img')].map(i => i.decode().then(() => i.naturalWidth))"
-        )
-    )
+    pictures = "[...document.querySelectorAll('.candidate img')]"
+    widths = page.evaluate(f"Promise.all({pictures}.map((image) => image.decode().then(() => image.naturalWidth)))")
+    assert min(widths) > 0, "every picture has arrived"
     screenshot(page, "candidates")
 
     candidates.nth(1).click()
@@ -188,13 +186,15 @@ def test_it_works_by_keyboard_on_a_narrow_dark_screen(browser: playwright.Browse
     expect(page.locator(".turn.assistant:not(.pending) .candidate")).to_have_count(10)
     page.locator(".candidate").first.focus()
     page.keyboard.press("Enter")
-    expect(page.locator(".candidate").first).to_have_attribute("aria-pressed", "true")
+    expect(page.locator(".candidate").first).to_contain_text("picked")
     screenshot(page, "narrow-dark")
     page.close()
 
 
 def test_the_api_reference_is_drawn_without_foreign_scripts(page: playwright.Page, address: str) -> None:
+    paths = page.request.get(f"{address}/openapi.json").json()["paths"]
     page.goto(f"{address}/docs")
-    playwright.expect(page.locator(".reference details")).to_have_count(17)
+    playwright.expect(page.locator(".reference details")).to_have_count(sum(len(methods) for methods in paths.values()))
     page.locator(".reference details").first.locator("summary").click()
+    playwright.expect(page.locator(".reference pre").first).to_contain_text("messages")
     screenshot(page, "docs")

@@ -217,7 +217,7 @@ MANY = [{"role": "user" if at % 2 == 0 else "assistant", "content": "x"} for at 
     [
         ({"messages": MANY}, "limit-exceeded", 64),
         ({"messages": [user(*[picture(n) for n in range(17)])]}, "limit-exceeded", 16),
-        ({"messages": [user("x" * 65_537)]}, "limit-exceeded", 65_536),
+        ({"messages": [user("x" * 32_769)]}, "limit-exceeded", 32_768),
         ({"messages": [user("x")], "num_candidates": 101}, "limit-exceeded", 100),
         ({"messages": [user("x")], "max_tokens": 9}, "limit-exceeded", 8),
         ({"messages": [user("word " * 1000)]}, "limit-exceeded", None),
