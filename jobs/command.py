@@ -18,12 +18,12 @@ from typing import Any, Generic, TypeVar
 
 from chatsearch.config import Config, apply_overrides, digest, flatten, known_keys
 from chatsearch.errors import ConfigError, InputError, UnknownNameError, named_cause
-from chatsearch.manifest import Manifest, read_manifest
+from chatsearch.manifest import read_manifest
 from chatsearch.storage import Folder, resolve
 from chatsearch.tracking.config import RunKey, TrackingConfig
 from chatsearch.tracking.tracker import Tracker, open_tracker
 
-from jobs.finished import Input, find_inputs, finished_output
+from jobs.finished import Finished, Input, find_inputs, finished_artefact
 
 C = TypeVar("C", bound=Config)
 
@@ -58,6 +58,7 @@ class Job(Generic[C]):
         recipes: a module of ``jobs.recipes``: every public function defined there is a recipe.
         default: recipe used when none is named; None asks for one.
         kind: kind of the artefact at ``config.output``; None where a job makes none.
+        recognise: for a job that makes no artefact but a file: what is finished at ``config.output``, or None.
         work: does the job, tells the tracker what happens, and returns what it made. Imports what is heavy.
     """
 
@@ -66,6 +67,7 @@ class Job(Generic[C]):
     default: str | None
     kind: str | None
     work: Callable[[C, Tracker], Made]
+    recognise: Callable[[C, Sequence[Input]], Finished | None] | None = None
 
     def recipe_names(self) -> list[str]:
         """Names that ``--recipe`` takes, in the order of the file."""
@@ -91,6 +93,12 @@ class Job(Generic[C]):
             raise UnknownNameError.among(f"recipe of {self.name}", recipe, self.recipe_names())
         config: C = apply_overrides(getattr(self.recipes, recipe)(), settings)
         return recipe, config
+
+    def finished(self, config: C, inputs: Sequence[Input]) -> Finished | None:
+        """What this configuration would make lies there already, told without importing anything heavy."""
+        if self.recognise is not None:
+            return self.recognise(config, inputs)
+        return finished_artefact(self.kind, config, inputs) if self.kind else None
 
     def help(self) -> str:
         """The help text: what the job does, its recipes and the keys of the default one."""
@@ -172,7 +180,7 @@ class Plan(Generic[C]):
     inputs: Sequence[Input]
     output: str
     state: str
-    finished: Manifest | None
+    finished: Finished | None
 
     @classmethod
     def of(cls, job: Job[C], recipe: str, config: C) -> Plan[C]:
@@ -180,19 +188,17 @@ class Plan(Generic[C]):
         inputs = find_inputs(config)
         output = str(getattr(config, "output", "") or "")
         output = resolve(output) if output else ""
-        finished = None
-        if not output:
+        finished = job.finished(config, inputs) if output else None
+        if finished is not None:
+            state = f"finished ({finished.fingerprint}): nothing to do"
+        elif not output:
             state = "none"
         elif job.kind is None:
-            state = "not an artefact"
+            state = "no finished artefact to go by"
+        elif read_manifest(output) is not None:
+            state = "holds another artefact"
         else:
-            finished = finished_output(job.kind, config, inputs)
-            if finished is not None:
-                state = f"finished ({finished.fingerprint}): nothing to do"
-            elif read_manifest(output) is not None:
-                state = "holds another artefact"
-            else:
-                state = "begun: will be continued" if Folder(output).exists() else "new"
+            state = "begun: will be continued" if Folder(output).exists() else "new"
         return cls(job.name, recipe, config, inputs, output, state, finished)
 
     def show(self) -> None:

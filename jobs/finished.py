@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from chatsearch.config import Config
 from chatsearch.corpora.config import CaptionedFolderConfig, ScenesConfig, WebDatasetConfig
@@ -43,9 +44,9 @@ class Input:
 
 
 def find_inputs(config: Config) -> list[Input]:
-    """Every URI among the configuration's values, other than its output, with the manifest found there."""
+    """Every input that a configuration names, with the manifest found there."""
     found = []
-    for key, uri in _uris(config):
+    for key, uri in input_uris(config):
         try:
             manifest = read_manifest(uri)
         except ChatSearchError:
@@ -54,7 +55,8 @@ def find_inputs(config: Config) -> list[Input]:
     return found
 
 
-def _uris(config: Config, prefix: str = "") -> Iterator[tuple[str, str]]:
+def input_uris(config: Config, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted key and URI of every place that a configuration names, other than its output."""
     for name, info in type(config).model_fields.items():
         value, key = getattr(config, name), prefix + name
         extra = info.json_schema_extra
@@ -63,7 +65,7 @@ def _uris(config: Config, prefix: str = "") -> Iterator[tuple[str, str]]:
         several = isinstance(value, (list, tuple))
         for inner, item in [(f"{key}.{n}", item) for n, item in enumerate(value)] if several else [(key, value)]:
             if isinstance(item, Config):
-                yield from _uris(item, f"{inner}.")
+                yield from input_uris(item, f"{inner}.")
             elif names_input and key != "output" and isinstance(item, str) and _is_place(item):
                 yield inner, item
 
@@ -72,8 +74,16 @@ def _is_place(text: str) -> bool:
     return text.startswith("s3://") or ("/" in text and not is_remote(text))
 
 
-def finished_output(kind: str, config: Config, inputs: Sequence[Input]) -> Manifest | None:
-    """The manifest of a finished output that this configuration would make again from these inputs, else None.
+@dataclass(frozen=True)
+class Finished:
+    """A finished output: its fingerprint and what is in it."""
+
+    fingerprint: str
+    counts: Mapping[str, Any]
+
+
+def finished_artefact(kind: str, config: Config, inputs: Sequence[Input]) -> Finished | None:
+    """A finished artefact that this configuration would make again from these inputs, else None.
 
     It is one when its fingerprint is that of this configuration over the inputs it recorded, when each
     recorded input is still what it was, and when all its files are there in their size.
@@ -94,7 +104,8 @@ def finished_output(kind: str, config: Config, inputs: Sequence[Input]) -> Manif
     for name, recorded in manifest.inputs.items():
         if recorded not in by_key.get(name, known):
             return None
-    return open_artefact(output, kind).manifest
+    open_artefact(output, kind)
+    return Finished(manifest.fingerprint, manifest.counts)
 
 
 def _corpora(config: Config) -> Iterator[ScenesConfig | CaptionedFolderConfig | WebDatasetConfig]:

@@ -14,7 +14,7 @@ from chatsearch.storage import resolve
 from chatsearch.tracking.config import TrackingConfig
 from chatsearch.tracking.tracker import Tracker
 
-from jobs import serve
+from jobs import evaluate, serve
 from jobs.command import Job, Made, Plan, execute, main, run_key
 from jobs.recipes import quickstart as recipes
 from jobs.recipes.places import Places
@@ -28,7 +28,7 @@ def work(config: QuickstartConfig, tracker: Tracker) -> Made:
     begin = time.monotonic()
     with ExitStack() as stack:
         done = run_steps(steps(config), tracking, stack)
-        show_table(done, seconds=time.monotonic() - begin, address=tracker.address)
+        show_tables(done, seconds=time.monotonic() - begin, address=tracker.address)
         if config.serve:
             recipe = getattr(serve.JOB.recipes, config.size)(Places(resolve(config.output)))
             serve.work(recipe.replace(port=config.port), tracker)
@@ -50,17 +50,22 @@ def run_steps(path: list[Step], tracking: TrackingConfig, stack: ExitStack) -> l
     return done
 
 
-def show_table(done: list[tuple[Step, Made]], *, seconds: float, address: str) -> None:
-    """Seconds and place of every step, and where the runs are recorded."""
+def show_tables(done: list[tuple[Step, Made]], *, seconds: float, address: str) -> None:
+    """Seconds and place of every step, where the runs are recorded, and ours beside the baselines."""
+    from chatsearch.evaluate.table import table_of
     from rich.console import Console
     from rich.table import Table
 
     console = Console(soft_wrap=True)
-    table = Table("step", "seconds", "made", title="Steps")
+    table = Table("step", "seconds", "made", title="Steps", title_justify="left")
     for step, made in done:
         table.add_row(step.title, "finished before" if made.reused else f"{made.seconds:.0f}", made.uri)
     table.add_row("all", f"{seconds:.0f}", "")
     console.print(table)
+    for step, made in done:
+        if step.job is evaluate.JOB and (result := evaluate.read_result(made.uri)) is not None:
+            for scores in table_of(result):
+                console.print(scores.rich())
     console.print(f"Runs: {address}")
 
 

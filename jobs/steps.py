@@ -9,8 +9,9 @@ from typing import Any
 from chatsearch.corpora.config import CaptionedFolderConfig
 from chatsearch.data.config import PrepareConfig
 from chatsearch.errors import ConfigError
+from chatsearch.evaluate.config import EvaluateConfig
 
-from jobs import embed, index, prepare, train, weights
+from jobs import baseline, embed, evaluate, index, prepare, train, weights
 from jobs.command import Job
 from jobs.recipes.places import Places
 from jobs.recipes.quickstart import QuickstartConfig
@@ -62,6 +63,8 @@ def _path(places: Places, size: str) -> Iterator[Step]:
         ("train stage 2: instruct", train.JOB, f"{size}_instruct"),
         ("embed gallery", embed.JOB, f"{size}_gallery"),
         ("index gallery", index.JOB, size),
+        ("train baseline", baseline.JOB, size),
+        ("evaluate", evaluate.JOB, size),
     )
     for title, job, recipe in order:
         yield Step(title, job, recipe, getattr(job.recipes, recipe)(places))
@@ -71,4 +74,6 @@ def _on_photographs(step: Step, folder: str) -> Step:
     config = step.config
     if isinstance(config, PrepareConfig) and isinstance(config.corpus, CaptionedFolderConfig):
         return replace(step, config=config.replace(corpus=config.corpus.replace(path=folder)))
+    if isinstance(config, EvaluateConfig):
+        return replace(step, config=config.replace(data=folder))
     return step

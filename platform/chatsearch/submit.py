@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shlex
+import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +19,8 @@ from chatsearch.errors import ClusterError
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-EXCLUDES = (".git", ".venv", ".bench", "runs", "mlruns", "docs", "tests", "build", "dist", "*.egg-info", "__pycache__")
-"""Left out of the working directory that travels to the cluster."""
+SHIPPED = ("jobs", "serve", "platform")
+"""What of the repository travels to the cluster as the job's working directory."""
 POLL_S = 0.5
 
 
@@ -29,7 +32,7 @@ class Submission:
         name: job name, a module of ``jobs``.
         arguments: its command line.
         submission_id: the same id is never run twice at a time.
-        root: the repository root, which travels along as working directory.
+        root: the repository root, whose code travels along as working directory.
         environment: variables for the job. They show in Ray's dashboard: no secrets.
     """
 
@@ -56,6 +59,10 @@ def connect(address: str) -> JobSubmissionClient:
     from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
+    for name in ("ray._private.runtime_env", "ray.dashboard.modules"):  # their account of every file and socket
+        logging.getLogger(name).setLevel(logging.WARNING)
+        for child in [c for c in logging.root.manager.loggerDict if c.startswith(f"{name}.")]:
+            logging.getLogger(child).setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address)
     except (RayError, ConnectionError, RuntimeError, ValueError) as error:
@@ -91,17 +98,7 @@ def submit(client: JobSubmissionClient, submission: Submission, out: TextIO = sy
             client.delete_job(submission_id)
             status = None
         if status is None:
-            client.submit_job(
-                entrypoint=submission.entrypoint,
-                submission_id=submission_id,
-                runtime_env={
-                    "working_dir": str(submission.root),
-                    "py_modules": [str(submission.root / "platform" / "chatsearch")],
-                    "excludes": list(EXCLUDES),
-                    "env_vars": dict(submission.environment),
-                },
-                metadata={"chatsearch_job": submission.name},
-            )
+            _start(client, submission)
             print(f"Submitted {submission_id}: {submission.entrypoint}", file=out, flush=True)
         else:
             print(
@@ -112,6 +109,24 @@ def submit(client: JobSubmissionClient, submission: Submission, out: TextIO = sy
         return asyncio.run(_follow(client, submission_id, out))
     except (RayError, ConnectionError, RuntimeError, OSError) as error:
         raise ClusterError(f"The cluster failed while running {submission_id}: {_short(error)}") from error
+
+
+def _start(client: JobSubmissionClient, submission: Submission) -> None:
+    # Ray reads the files twice, for the package's name and for its content: a copy cannot change in between.
+    with tempfile.TemporaryDirectory(prefix="chatsearch-submit-") as folder:
+        for part in SHIPPED:
+            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+            shutil.copytree(submission.root / part, Path(folder) / part, ignore=ignored)
+        client.submit_job(
+            entrypoint=submission.entrypoint,
+            submission_id=submission.submission_id,
+            runtime_env={
+                "working_dir": folder,
+                "py_modules": [str(Path(folder) / "platform" / "chatsearch")],
+                "env_vars": dict(submission.environment),
+            },
+            metadata={"chatsearch_job": submission.name},
+        )
 
 
 async def _follow(client: JobSubmissionClient, submission_id: str, out: TextIO) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -50,8 +51,6 @@ def test_local_session(tmp_path: Path) -> None:
         timeout=180,
     )
     assert done.returncode == 0, done.stderr
-    import json
-
     seen, after = (json.loads(line) for line in done.stdout.splitlines()[-2:])
     version, package, jobs = seen["found"]
     assert version.startswith("3.")

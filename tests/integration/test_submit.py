@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -30,13 +32,13 @@ def head() -> Iterator[RayHead]:
 
 
 def submit(
-    head: RayHead, *arguments: str, environment: dict[str, str] | None = None
+    head: RayHead, *arguments: str, environment: dict[str, str] | None = None, root: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
     hidden = ("RAY_AUTH", "RAY_ADDRESS")
     plain = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
     return subprocess.run(
         [sys.executable, "-m", "chatsearch.cli", "submit", *arguments, "--address", head.dashboard],
-        cwd=ROOT,
+        cwd=root,
         env=plain | (head.environment if environment is None else environment),
         capture_output=True,
         text=True,
@@ -64,6 +66,51 @@ def test_job_runs_and_its_log_is_followed_to_the_end(head: RayHead, tmp_path: Pa
     assert again.returncode == 0
     assert "following it" in again.stdout
     assert f"made   {output}" in again.stdout
+
+
+WHERE = """
+from chatsearch.session import ray_session
+from jobs.command import Job, Made, main
+from jobs.recipes import where as recipes
+
+def work(config, tracker):
+    with ray_session():
+        import ray
+
+        @ray.remote
+        def look():
+            import os, platform, chatsearch, jobs, serve
+            return {"platform": platform.python_version(), "cwd": os.getcwd(),
+                    **{m.__name__: m.__file__ for m in (chatsearch, jobs, serve)}}
+
+        print("seen", __import__("json").dumps(ray.get(look.remote())))
+    return Made("", {})
+
+JOB = Job("where", recipes, default="here", kind=None, work=work)
+if __name__ == "__main__":
+    raise SystemExit(main(JOB))
+"""
+WHERE_RECIPES = """
+from chatsearch.config import Config
+
+def here():
+    "Nothing to set."
+    return Config()
+"""
+
+
+def test_workers_of_a_submitted_job_run_the_code_that_was_shipped(head: RayHead, tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    for part in ("jobs", "serve", "platform"):
+        shutil.copytree(ROOT / part, checkout / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    (checkout / "jobs" / "where.py").write_text(WHERE)
+    (checkout / "jobs" / "recipes" / "where.py").write_text(WHERE_RECIPES)
+    done = submit(head, "where", root=checkout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("seen ")).removeprefix("seen "))
+    assert seen["platform"].startswith("3.")
+    for module in ("chatsearch", "jobs", "serve"):
+        assert "runtime_resources" in seen[module], seen
 
 
 def test_exit_code_of_a_failing_job_comes_back(head: RayHead, tmp_path: Path) -> None:

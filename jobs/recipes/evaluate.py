@@ -1,0 +1,47 @@
+"""What the ``evaluate`` job measures."""
+
+from __future__ import annotations
+
+from chatsearch.evaluate.config import EvaluateConfig
+
+from jobs.recipes.places import SMALL, TINY, Places
+
+
+def plain() -> EvaluateConfig:
+    """Nothing preset: name protocol, data, model and output with --set."""
+    return EvaluateConfig()
+
+
+def tiny(places: Places = TINY) -> EvaluateConfig:
+    """The three ChatSearch sub-tasks on held-out scenes, with [IMG] forced."""
+    return EvaluateConfig(
+        protocol="chatsearch",
+        model=places.instruct_model,
+        data=places.test_shards,
+        index=places.index,
+        features=(places.gallery_features,),
+        baseline=places.baseline,
+        output=places.report,
+    )
+
+
+def tiny_decision(places: Places = TINY) -> EvaluateConfig:
+    """Whether the model itself decides to answer with a picture, on held-out scenes."""
+    return EvaluateConfig(
+        protocol="decision",
+        model=places.instruct_model,
+        data=places.test_shards,
+        features=(places.gallery_features,),
+        output=places.at("evaluation-decision.json"),
+    )
+
+
+def small(places: Places = SMALL) -> EvaluateConfig:
+    """Text to image on the held-out photographs of a captioned folder; name it with --set data=FOLDER."""
+    return EvaluateConfig(
+        protocol="text_to_image",
+        model=places.instruct_model,
+        features=(places.gallery_features, places.train_features),
+        baseline=places.baseline,
+        output=places.report,
+    )

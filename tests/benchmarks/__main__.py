@@ -1,0 +1,32 @@
+"""``make bench``: run every ``bench_*.py`` here, or those named with ``--only``, and write what they find."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+from tests.benchmarks.harness import Result, write
+
+HERE = Path(__file__).parent
+
+
+def main() -> int:
+    """Returns 0 when everything ran, whatever it found."""
+    names = sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("runs/bench"))
+    parser.add_argument("--only", choices=names)
+    arguments = parser.parse_args()
+    results: list[Result] = []
+    for name in [arguments.only] if arguments.only else names:
+        for result in importlib.import_module(f"tests.benchmarks.bench_{name}").measure():
+            print(f"{result.id}: {result.status} {result.value}", file=sys.stderr, flush=True)
+            results.append(result)
+    print(write(results, arguments.output))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
