@@ -14,7 +14,7 @@ from chatsearch.data.coin import Coin
 from chatsearch.data.plan import StepPlan
 from chatsearch.data.shards import DocumentShards
 from chatsearch.data.tokenizer import ChatTokenizer
-from chatsearch.errors import ConfigError, NonFiniteLossError
+from chatsearch.errors import ConfigError, InputError, NonFiniteLossError
 from chatsearch.evaluate.config import BaselineConfig, PhaseConfig
 from chatsearch.evaluate.dual_encoder import (
     DUAL_ENCODER,
@@ -32,17 +32,36 @@ from chatsearch.progress import progress
 from chatsearch.tracking.tracker import Tracker
 from chatsearch.types import Document, Kind
 
-PAIRED = (Kind.CAPTION, Kind.EDIT, Kind.T, Kind.I, Kind.M)
+PAIRED = (Kind.CAPTION, Kind.INTERLEAVED, Kind.EDIT, Kind.T, Kind.I, Kind.M)
 """Kinds that give a text and the picture it is about."""
 
 
 def pair_of(document: Document, coin: Coin) -> tuple[str, str]:
-    """A text and the content hash of its picture: a drawn caption, or the text of all rounds before the answer."""
+    """A text and the content hash of its picture.
+
+    Captions: a drawn caption. Interleaved: a drawn picture and the text nearest before it, else nearest after it. Dialogues:
+    the text of all rounds before the answer.
+    """
     if document.kind == Kind.CAPTION:
         captions = [s.text for s in document.segments if s.text is not None]
         return captions[coin.draw("caption", len(captions))], document.images()[0]
+    if document.kind == Kind.INTERLEAVED:
+        return _pair_on_page(document, coin)
     context, target = document.query()
     return " ".join(s.text for s in context if s.text is not None), target
+
+
+def _pair_on_page(document: Document, coin: Coin) -> tuple[str, str]:
+    places = [place for place, segment in enumerate(document.segments) if segment.image is not None]
+    if not places:
+        raise InputError(f"Interleaved document {document.document_id!r} holds no image. Remove it.")
+    place = places[coin.draw("picture", len(places))]
+    texts = {at: segment.text for at, segment in enumerate(document.segments) if segment.text is not None}
+    # Text before a picture is nearer than text behind it, however far away.
+    nearest = min(texts, key=lambda at: (at > place, abs(at - place)), default=None)
+    image = document.segments[place].image
+    assert image is not None
+    return texts[nearest] if nearest is not None else "", image
 
 
 @dataclass(frozen=True)
@@ -64,7 +83,7 @@ class _Phase:
             found = opened.select(kinds).tolist() if kinds else []
             if not found:
                 raise ConfigError(
-                    f"{stream.shards} holds no caption, edit, t, i or m document for the baseline. Leave the stream out."
+                    f"{stream.shards} holds no document with a text and its picture for the baseline. Leave the stream out."
                 )
             rows.append(found)
         return cls(config, shards, rows)

@@ -6,11 +6,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from chatsearch.data.coin import Coin
 from chatsearch.data.config import StreamConfig
 from chatsearch.data.shards import DocumentShards
 from chatsearch.data.tokenizer import ChatTokenizer
 from chatsearch.errors import ChatSearchError, ConfigError, CorruptArtefactError, FingerprintMismatchError
-from chatsearch.evaluate.baseline import train_baseline
+from chatsearch.evaluate.baseline import pair_of, train_baseline
 from chatsearch.evaluate.config import BaselineConfig, PhaseConfig
 from chatsearch.evaluate.dual_encoder import TENSORS, load_dual_encoder, pad, symmetric_loss, text_ids
 from chatsearch.evaluate.methods import DualEncoderMethod, dual_encoder_methods
@@ -20,7 +21,7 @@ from chatsearch.index.features import FeatureStore
 from chatsearch.model.bundle import load_bundle
 from chatsearch.testing.tiny import tiny_tokenizer
 from chatsearch.tracking.tracker import NullTracker
-from chatsearch.types import Kind
+from chatsearch.types import Document, Kind, Role, Segment
 from safetensors.numpy import load_file, save_file
 
 
@@ -65,6 +66,26 @@ def test_loss_is_the_mean_of_both_cross_entropies_without_twins(rng):
 def test_a_batch_of_one_picture_has_no_loss():
     vector = torch.eye(2)[:1].expand(2, 2)
     assert symmetric_loss(vector, vector, torch.tensor(10.0), ["a", "a"]).item() == 0.0
+
+
+def test_pairs_of_a_text_and_its_picture():
+    words = Segment
+    page = Document(
+        "p",
+        Kind.INTERLEAVED,
+        (Segment(image="a"), words("one"), words("two"), Segment(image="b"), words("three"), Segment(image="c")),
+    )
+    drawn = {pair_of(page, Coin(0, "p", epoch)) for epoch in range(40)}
+    assert drawn == {("one", "a"), ("two", "b"), ("three", "c")}
+    caption = Document("c", Kind.CAPTION, (Segment(image="a"), words("one"), words("two")))
+    assert {pair_of(caption, Coin(0, "c", epoch)) for epoch in range(20)} == {("one", "a"), ("two", "a")}
+    said = [
+        Segment("find it", role=Role.USER),
+        Segment(image="a", role=Role.ASSISTANT),
+        Segment("bigger", role=Role.USER),
+    ]
+    dialogue = Document("d", Kind.M, (*said, Segment(image="b", role=Role.ASSISTANT)))
+    assert pair_of(dialogue, Coin(0, "d", 0)) == ("find it bigger", "b")
 
 
 def test_long_texts_keep_their_end():
@@ -146,7 +167,7 @@ def test_user_mistakes_are_named(world, tmp_path):
     with pytest.raises(ConfigError, match="weights is not set"):
         train_baseline(baseline_config(world, tmp_path / "a", weights=""), NullTracker())
     words_only = PhaseConfig(streams=(StreamConfig(shards=world.train_shards, kinds=(Kind.QUESTION,)),), steps=2)
-    with pytest.raises(ConfigError, match="no caption"):
+    with pytest.raises(ConfigError, match="no document with a text and its picture"):
         train_baseline(baseline_config(world, tmp_path / "b", phases=(words_only,)), NullTracker())
     held_out = PhaseConfig(streams=(StreamConfig(shards=world.shards),), steps=2)
     with pytest.raises(ChatSearchError, match="split=train"):
