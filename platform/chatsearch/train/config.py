@@ -1,0 +1,163 @@
+"""What the ``train`` job is told. Light: nothing heavy is imported."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from chatsearch.config import Config, runtime
+from chatsearch.data.config import LoaderConfig, StreamConfig
+from chatsearch.errors import ConfigError
+from chatsearch.model.config import ObjectiveConfig, SceneCnnConfig, SearcherConfig
+
+MODEL_BUNDLE = "model-bundle"
+"""Kind of what training makes; repeated from :mod:`chatsearch.model.bundle`, which imports torch."""
+TRAINED_PARTS = ("language", "perceiver", "input_cls", "input_queries", "query_head", "gallery_head", "log_scale")
+"""Top-level parts of the searcher: the names under which learning rates may differ."""
+
+
+class OptimiserConfig(Config):
+    """AdamW with linear warm-up and cosine decay to zero."""
+
+    learning_rate: PositiveFloat = 2e-5
+    """Peak, reached at the end of the warm-up."""
+    warmup_steps: int = Field(0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: PositiveFloat = 1e-8
+    weight_decay: float = Field(0.0, ge=0.0)
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are scaled down to this global norm."""
+    multipliers: dict[str, PositiveFloat] = {}
+    """Learning rate of a part of the searcher relative to the others, by name: ``{"gallery_head": 10}``."""
+
+    @model_validator(mode="after")
+    def _check(self) -> OptimiserConfig:
+        unknown = sorted(set(self.multipliers) - set(TRAINED_PARTS))
+        if unknown:
+            raise ConfigError(
+                f"multipliers names {unknown[0]!r}, which is no part of the searcher. Take {', '.join(TRAINED_PARTS)}."
+            )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"betas={self.betas} must lie in [0, 1).")
+        return self
+
+
+class TrainConfig(Config):
+    """One stage of training.
+
+    URIs of inputs stay out of the fingerprint, which holds the fingerprints of what lies there instead.
+    """
+
+    stage: str = "align"
+    """Label of the stage in plans and tracking."""
+    weights: str = runtime("")
+    """Where the run starts: model weights (stage 1) or a model bundle (stage 2 goes on from stage 1)."""
+    features: str = runtime("")
+    """Feature store with f_CLS and tokens of every picture; empty runs the frozen encoder in the workers."""
+    model: SearcherConfig = SearcherConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    streams: tuple[StreamConfig, ...] = ()
+    """Documents and how many of each go into a global step."""
+    steps: PositiveInt = 1000
+    loader: LoaderConfig = runtime(LoaderConfig())
+    max_length: PositiveInt = 512
+    """Positions of a packed row, and the most that one document may take."""
+    answer_only: bool = False
+    """Loss on the assistant's answers alone (stage 2) instead of on everything (stage 1)."""
+    optimiser: OptimiserConfig = OptimiserConfig()
+    precision: Literal["fp32", "bf16"] = "fp32"
+    zero_stage: Literal[0, 1, 2] = 1
+    accumulation: PositiveInt = 1
+    """Micro-batches per worker and step; they share one queue update."""
+    activation_checkpointing: bool = False
+    num_workers: int = Field(1, ge=0, le=4096)
+    """Data-parallel workers. 0 runs the loop in this process, without a cluster."""
+    use_gpu: bool = False
+    seed: int = 0
+    checkpoint_every: PositiveInt = runtime(500)
+    """In steps. The last step is always kept."""
+    keep_checkpoints: PositiveInt = runtime(2)
+    max_failures: int = runtime(3, ge=0)
+    """Worker deaths from which the run recovers by itself. Reclaimed spot nodes do not count."""
+    cpus_per_worker: PositiveFloat = runtime(1.0)
+    threads_per_worker: PositiveInt = runtime(1)
+    autoscaling: bool = runtime(False)
+    """The cluster adds nodes by itself: ask for workers that it cannot hold yet."""
+    log_every: PositiveInt = runtime(10)
+    """Steps between two points of the tracked series."""
+    output: str = runtime("")
+    overwrite: bool = runtime(False)
+
+    @property
+    def per_step(self) -> int:
+        """Documents in a global step."""
+        return sum(stream.per_step for stream in self.streams)
+
+    @property
+    def world_size(self) -> int:
+        """Processes that share a step."""
+        return max(self.num_workers, 1)
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        if self.optimiser.warmup_steps > self.steps:
+            raise ConfigError(
+                f"warmup_steps={self.optimiser.warmup_steps} is more than steps={self.steps}: the rate would never peak."
+            )
+        if self.streams and self.per_step < self.world_size * self.accumulation:
+            raise ConfigError(
+                f"A step of {self.per_step} documents cannot feed {self.world_size} workers x {self.accumulation} "
+                "micro-batches. Raise per_step, or lower num_workers or accumulation."
+            )
+        if self.precision == "bf16" and self.zero_stage == 0:
+            raise ConfigError(
+                "bf16 needs the fp32 master weights of ZeRO. Set zero_stage to 1 or 2, or precision to fp32."
+            )
+        if self.max_length < self.model.block_length:
+            raise ConfigError(
+                f"max_length={self.max_length} cannot hold an image block of {self.model.block_length} positions. Raise it."
+            )
+        return self
+
+
+class VisionTrainingConfig(Config):
+    """The warm start of the scenes' vision encoder: learn the ground truth of drawn pictures."""
+
+    encoder: SceneCnnConfig = SceneCnnConfig()
+    num_pictures: PositiveInt = 12000
+    epochs: PositiveInt = 8
+    batch_size: PositiveInt = 128
+    learning_rate: PositiveFloat = 4e-3
+    """Peak of the one-cycle schedule."""
+    num_test_pictures: PositiveInt = 1000
+    seed: int = 0
+
+
+class LanguageTrainingConfig(Config):
+    """The warm start of the tiny language model: next word on the scenes' own text."""
+
+    vocab_size: PositiveInt = 1500
+    hidden_size: PositiveInt = 128
+    intermediate_size: PositiveInt = 384
+    num_layers: PositiveInt = 4
+    num_heads: PositiveInt = 4
+    max_positions: PositiveInt = 1024
+    num_documents: PositiveInt = 8000
+    steps: int = Field(250, ge=0)
+    batch_size: PositiveInt = 16
+    """Rows in a step."""
+    length: PositiveInt = 128
+    """Positions of a row."""
+    learning_rate: PositiveFloat = 3e-3
+    seed: int = 0
+
+
+class TinyWeightsConfig(Config):
+    """Starting weights of the ``tiny`` size, made here because nobody publishes any for the scenes."""
+
+    vision: VisionTrainingConfig = VisionTrainingConfig()
+    language: LanguageTrainingConfig = LanguageTrainingConfig()
+    threads: PositiveInt = runtime(2)
+    output: str = runtime("")
+    overwrite: bool = runtime(False)

@@ -1,0 +1,214 @@
+"""What every training worker does, from start to end."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train import Checkpoint, CheckpointUploadMode
+
+from chatsearch.data.pack import Batch
+from chatsearch.data.plan import rank_slice
+from chatsearch.data.steps import StepBuilder
+from chatsearch.index.features import FeatureStore
+from chatsearch.model.bundle import num_parameters, write_bundle
+from chatsearch.storage import Folder, filesystem
+from chatsearch.train import checkpoint
+from chatsearch.train.checkpoint import SavedCheckpoint
+from chatsearch.train.config import TrainConfig
+from chatsearch.train.features import FrozenFeatures, OnlineFeatures, StoredFeatures
+from chatsearch.train.progress import StepReport
+from chatsearch.train.start import Start, load_start
+from chatsearch.train.trainer import Trainer
+from chatsearch.train.worker import WorkerJob
+
+_SHOWN_INTERVAL_S = 0.5
+
+
+def run_worker(job: WorkerJob) -> dict[str, Any]:
+    """Train, and on rank 0 write the bundle's files into the output.
+
+    Returns:
+        Counts and facts for the bundle's manifest, from rank 0.
+
+    Raises:
+        ChatSearchError: of any kind, from whatever cannot go on.
+    """
+    config = job.config
+    torch.set_num_threads(config.threads_per_worker)
+    _join_group()
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+
+    # ---- what the run starts from ---------------------------------------------------------------------------
+    start = load_start(config)
+    builder = _step_builder(config, start)
+    trainer = Trainer(start.searcher, config, _features_for(config, start), _sample_names(builder, world_size))
+
+    # ---- where it goes on: 1. its own newest whole checkpoint, 2. the starting weights --------------------------
+    root = Folder(job.checkpoints)
+    saved, token = _agree(lambda: _look_for_checkpoint(root, job.run, world_size))
+    if saved is not None:
+        trainer.restore(saved)
+        _adopt(saved)
+    first = saved.manifest.step if saved is not None else 0
+
+    # ---- the steps -------------------------------------------------------------------------------------------
+    reporter = _Reporter(job, rank)
+    with closing(_batches(builder, config, rank, world_size, first)) as steps:
+        for step, batches in steps:
+            metrics = trainer.step(step, batches)
+            reporter.after(step + 1, metrics)
+            if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+                saved = _save(trainer, job, root.child(checkpoint.checkpoint_name(step + 1, token)), step + 1, metrics)
+                _report(saved)
+
+    # ---- the bundle --------------------------------------------------------------------------------------------
+    assert saved is not None
+    if rank != 0:
+        return {}
+    searcher = trainer.export(saved)
+    facts = write_bundle(Folder(config.output), searcher, start.vision, start.tokenizer)
+    counts = {
+        "parameters": num_parameters(searcher),
+        "steps": config.steps,
+        "documents": config.steps * config.per_step,
+    }
+    return {"counts": counts, "facts": {**facts, "stage": config.stage, "last_step": saved.manifest.metrics}}
+
+
+def _join_group() -> None:
+    """Ray Train has set up the process group; a loop in the driver's process gets one of its own."""
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+
+def _agree(decide: Callable[[], Any]) -> Any:
+    """What rank 0 decides, on every rank."""
+    box = [decide() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _look_for_checkpoint(root: Folder, run: str, world_size: int) -> tuple[SavedCheckpoint | None, str]:
+    """The checkpoint to go on from, and a token that names the checkpoints of this attempt."""
+    checkpoint.sweep(root)
+    saved = checkpoint.newest(root, run=run, world_size=world_size)
+    return saved, secrets.token_hex(2)
+
+
+def _step_builder(config: TrainConfig, start: Start) -> StepBuilder:
+    return StepBuilder(
+        streams=config.streams,
+        tokenizer=start.tokenizer,
+        num_queries=config.model.num_queries,
+        max_length=config.max_length,
+        answer_only=config.answer_only,
+        seed=config.seed,
+        num_micro_batches=config.accumulation,
+        preprocess=None if config.features else start.vision.preprocessing,
+    )
+
+
+def _features_for(config: TrainConfig, start: Start) -> Callable[[torch.device], FrozenFeatures]:
+    if not config.features:
+        return lambda device: OnlineFeatures(start.vision, device)
+    store = FeatureStore.open(config.features)
+    return lambda device: StoredFeatures(store, device)
+
+
+def _sample_names(builder: StepBuilder, world_size: int) -> Callable[[int, int], list[str]]:
+    def names(step: int, rank: int) -> list[str]:
+        share = rank_slice(builder.plan.step(step), rank, world_size)
+        sources = builder.sources
+        return [sources[s.stream][0].document(int(sources[s.stream][1][s.document])).document_id for s in share]
+
+    return names
+
+
+def _batches(
+    builder: StepBuilder, config: TrainConfig, rank: int, world_size: int, first: int
+) -> Generator[tuple[int, list[Batch]]]:
+    """The micro-batches of each step that is left, prefetched by Ray Data where there is a cluster."""
+    if config.num_workers == 0:
+        for step in range(first, config.steps):
+            yield step, builder.build(step, rank, world_size)
+        return
+    from chatsearch.data.stream import rank_batches
+
+    yield from rank_batches(builder, rank, world_size, start=first, stop=config.steps, loader=config.loader)
+
+
+def _save(
+    trainer: Trainer, job: WorkerJob, target: Folder, num_steps: int, metrics: dict[str, float]
+) -> SavedCheckpoint:
+    """Every rank writes its files, then rank 0 the manifest; all leave together."""
+    files = trainer.save(target)
+
+    def commit() -> checkpoint.CheckpointManifest:
+        return checkpoint.commit(
+            target,
+            files,
+            run=job.run,
+            step=num_steps,
+            world_size=dist.get_world_size(),
+            metrics=metrics,
+            versions={"torch": str(torch.__version__), "ray": ray.__version__},
+        )
+
+    return SavedCheckpoint(target, _agree(commit))
+
+
+def _adopt(saved: SavedCheckpoint) -> None:
+    """Report a checkpoint that was whole when the last attempt died, but not reported yet: Ray deletes only what it knows."""
+    known = ray.train.get_checkpoint()
+    if known is None or Path(known.path).name < Path(saved.folder.uri).name:
+        _report(saved)
+
+
+def _report(saved: SavedCheckpoint) -> None:
+    """Tell Ray Train, which keeps the newest checkpoints and deletes the others. A barrier: every rank calls it."""
+    fs, path = filesystem(saved.folder.uri)
+    ray.train.report(
+        {"step": saved.manifest.step, **saved.manifest.metrics},
+        checkpoint=Checkpoint(path, fs),
+        checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+    )
+
+
+class _Reporter:
+    """Sends the numbers of steps from rank 0, with rates over the steps since the last ones sent."""
+
+    def __init__(self, job: WorkerJob, rank: int) -> None:
+        self._job, self._sends = job, rank == 0
+        self._since = self._sent = time.monotonic()
+        self._tokens = self._images = self._steps = 0.0
+
+    def after(self, num_steps: int, metrics: dict[str, float]) -> None:
+        """Call it after every step."""
+        if not self._sends:
+            return
+        self._tokens += metrics["num_tokens"]
+        self._images += metrics["num_images"]
+        self._steps += 1
+        now = time.monotonic()
+        config = self._job.config
+        tracked = num_steps % config.log_every == 0 or num_steps == config.steps
+        if not tracked and now - self._sent < _SHOWN_INTERVAL_S:
+            return
+        self._sent = now
+        seconds = max(now - self._since, 1e-9)
+        rates = {
+            "tokens_per_second": self._tokens / seconds,
+            "images_per_second": self._images / seconds,
+            "seconds_per_step": seconds / self._steps,
+        }
+        self._job.sink.post(StepReport(num_steps, {**metrics, **rates}, tracked))
+        if tracked:
+            self._since, self._tokens, self._images, self._steps = now, 0.0, 0.0, 0.0

@@ -1,0 +1,202 @@
+"""The ``train`` job on the driver: check everything, start the workers, follow them, finish the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from chatsearch.errors import (
+    ClusterError,
+    ConfigError,
+    FingerprintMismatchError,
+    IncompleteArtefactError,
+    TrainingError,
+)
+from chatsearch.manifest import Artefact, Manifest, begin_output, fingerprint, open_artefact, read_manifest
+from chatsearch.storage import Folder, filesystem
+from chatsearch.tracking.tracker import NullTracker, Tracker
+from chatsearch.train.config import MODEL_BUNDLE, TrainConfig
+
+if TYPE_CHECKING:
+    from chatsearch.train.worker import WorkerJob
+
+CHECKPOINTS = "checkpoints"
+_STARTING_KINDS = ("model-weights", MODEL_BUNDLE)
+
+
+def train(config: TrainConfig, tracker: Tracker | None = None) -> Artefact:
+    """Train one stage and write the model bundle.
+
+    A finished output is returned as it is; an interrupted one goes on from its newest checkpoint. With
+    ``num_workers >= 1`` a Ray session must be running; with 0 the loop runs in this process.
+
+    Raises:
+        ConfigError: an input is not named.
+        ArtefactError: an input is not finished or damaged, or inputs were not made for each other.
+        ClusterError: the cluster cannot hold the workers.
+        TrainingError: the run cannot go on; the checkpoints stay.
+    """
+    tracker = tracker or NullTracker()
+    inputs = check_inputs(config)
+    output = begin_output(config.output, MODEL_BUNDLE, config, inputs, overwrite=config.overwrite)
+    if output.finished is not None:
+        return output.finished
+    run = fingerprint(MODEL_BUNDLE, config, inputs)
+    made = _run_locally(config, run, tracker) if config.num_workers == 0 else _run_on_ray(config, run, tracker)
+    for name, value in made["facts"]["last_step"].items():
+        tracker.log_metrics({f"final_{name}": value})
+    files = [name for name in output.folder.list() if not name.startswith(f"{CHECKPOINTS}/")]
+    return output.commit(counts=made["counts"], files=files, facts=made["facts"])
+
+
+def check_inputs(config: TrainConfig) -> dict[str, str]:
+    """Fingerprints of all inputs, read from their manifests alone.
+
+    Raises:
+        ConfigError: an input is not named.
+        ArtefactError: an input is not finished, or the features are of another encoder than the weights.
+    """
+    for name in ("output", "weights", "streams"):
+        if not getattr(config, name):
+            raise ConfigError(f"{name} is not set. Give it with --set {name}=...")
+    weights = _starting_manifest(config.weights)
+    inputs = {"weights": weights.fingerprint, "features": "online"}
+    if config.features:
+        features = open_artefact(config.features, "feature-store").manifest
+        ours, theirs = (m.facts.get("encoder_fingerprint") for m in (weights, features))
+        if ours != theirs:
+            raise FingerprintMismatchError(
+                f"{config.features} holds features of encoder {theirs}, {config.weights} has encoder {ours}. Embed the pictures "
+                f"again: python -m jobs.embed --set model={config.weights} --set tokens=true"
+            )
+        if not features.facts.get("token_shape"):
+            raise ConfigError(f"{config.features} holds no tokens. Embed again with --set tokens=true.")
+        inputs["features"] = features.fingerprint
+    for number, stream in enumerate(config.streams):
+        inputs[f"stream-{number}"] = open_artefact(stream.shards, "document-shards").fingerprint
+    return inputs
+
+
+def _starting_manifest(uri: str) -> Manifest:
+    manifest = read_manifest(uri)
+    if manifest is None:
+        raise IncompleteArtefactError(
+            f"No finished weights at {uri}. Make them with python -m jobs.weights, or name a model bundle."
+        )
+    if manifest.kind not in _STARTING_KINDS:
+        raise FingerprintMismatchError(
+            f"{uri} holds a {manifest.kind}; training starts from {' or '.join(_STARTING_KINDS)}."
+        )
+    return manifest
+
+
+def _checkpoints(config: TrainConfig, run: str) -> Folder:
+    return Folder(config.output).child(CHECKPOINTS, run)
+
+
+def _run_locally(config: TrainConfig, run: str, tracker: Tracker) -> dict[str, Any]:
+    """The worker loop in this process, alone."""
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from chatsearch.train.progress import Display, LocalSink
+    from chatsearch.train.worker import WorkerJob, train_worker
+
+    sink = LocalSink(Display(config.stage, config.steps, tracker).show)
+    job = WorkerJob(config, run, _checkpoints(config, run).uri, sink)
+    trainer = TorchTrainer(
+        train_worker,  # type: ignore[arg-type]  # annotated as returning nothing; its result is Result.return_value
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(num_workers=0),
+        run_config=RunConfig(name=run),
+    )
+    result: Any = trainer.fit()
+    return result.return_value
+
+
+def _run_on_ray(config: TrainConfig, run: str, tracker: Tracker) -> dict[str, Any]:
+    import ray
+
+    check_capacity(config, ray.cluster_resources() if ray.is_initialized() else None)
+    from chatsearch.train.progress import BoardSink, Display, following
+    from chatsearch.train.worker import WorkerJob
+
+    sink = BoardSink()
+    job = WorkerJob(config, run, _checkpoints(config, run).uri, sink)
+    with following(sink, Display(config.stage, config.steps, tracker)):
+        return _fit(job)
+
+
+def _fit(job: WorkerJob) -> dict[str, Any]:
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+
+    from chatsearch.train.worker import train_worker
+
+    config = job.config
+    fs, storage = filesystem(Folder(config.output).child(CHECKPOINTS).uri)
+    resources = {"CPU": config.cpus_per_worker, **({"GPU": 1.0} if config.use_gpu else {})}
+    trainer = TorchTrainer(
+        train_worker,  # type: ignore[arg-type]  # annotated as returning nothing; its result is Result.return_value
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(
+            num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=resources
+        ),
+        # The name decides which run is continued: it is the fingerprint, so another configuration never is.
+        run_config=RunConfig(
+            name=job.run,
+            storage_path=storage,
+            storage_filesystem=fs,
+            failure_config=FailureConfig(max_failures=config.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=config.keep_checkpoints),
+        ),
+    )
+    try:
+        result: Any = trainer.fit()
+    except TrainingFailedError as error:
+        known = job.sink.given_up()
+        if known is not None:
+            raise known from error
+        raise TrainingError(
+            f"Training stopped after {config.max_failures} restarts: {_last_line(error)}. The checkpoints in "
+            f"{job.checkpoints} stay; run the same command again to go on from the newest."
+        ) from error
+    if "error" in result.return_value:
+        raise result.return_value["error"]
+    return result.return_value
+
+
+def check_capacity(config: TrainConfig, available: Mapping[str, float] | None) -> None:
+    """Refuse at once what Ray would wait for without end.
+
+    Args:
+        config: what is wanted.
+        available: resources of the cluster as Ray counts them; None when there is no session.
+
+    Raises:
+        ClusterError: naming what is there and what is needed.
+    """
+    if available is None:
+        raise ClusterError(
+            "No Ray session is running. Start one with chatsearch.session.ray_session(), or set num_workers=0."
+        )
+    if config.autoscaling:
+        return
+    loader = config.loader
+    needed = {
+        "CPU": config.num_workers * (config.cpus_per_worker + loader.num_tasks * loader.cpus_per_task),
+        "GPU": float(config.num_workers if config.use_gpu else 0),
+    }
+    for name, amount in needed.items():
+        held = available.get(name, 0.0)
+        if held < amount:
+            raise ClusterError(
+                f"{config.num_workers} workers need {amount:g} {name}s with their data tasks, the cluster has {held:g}. Lower "
+                "num_workers, cpus_per_worker or loader.cpus_per_task, add nodes, or set autoscaling=true if the cluster adds "
+                "them by itself."
+            )
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300]

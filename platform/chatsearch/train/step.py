@@ -1,0 +1,98 @@
+"""One step: a micro-batch and the candidates of its global step in, named losses out. Nothing is changed.
+
+Shapes: R rows of L positions, I images of the micro-batch, T of them wanted, C candidates, D numbers of f_CLS,
+K tokens of width E, H hidden width, d retrieval width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from chatsearch.model.config import ObjectiveConfig
+from chatsearch.model.objective import combine, image_loss, word_loss
+from chatsearch.model.queue import Candidates
+from chatsearch.model.searcher import ChatSearcher
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """A packed batch on its device, with the frozen features of its images."""
+
+    input_ids_RL: Tensor
+    labels_RL: Tensor
+    position_ids_RL: Tensor
+    image_row_I: Tensor
+    image_col_I: Tensor
+    image_target_I: Tensor
+    image_first_I: Tensor
+    candidate_I: Tensor
+    """Index of each image among the candidates."""
+    cls_ID: Tensor
+    tokens_IKE: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """How many targets the whole global step has: what sums are divided by."""
+
+    words: Tensor
+    images: Tensor
+
+
+def losses(
+    searcher: ChatSearcher, batch: MicroBatch, candidates: Candidates, targets: Targets, config: ObjectiveConfig
+) -> dict[str, Tensor]:
+    """The share of one micro-batch in the loss of the step.
+
+    Sums run over the micro-batch, counts over the global step, so the ``loss`` of all micro-batches of all workers
+    add up to (eq. 1)
+
+        mean over word targets of -log P(w_t | w_<t)  +  lambda * mean over image targets of -log P(w_I | w_<I)
+
+    Returns:
+        ``loss``, with gradient; ``word``, ``image``, ``image_first``, sums in nats; ``num_first``, ``num_correct``, counts.
+    """
+    hidden_RLH = searcher(
+        batch.input_ids_RL,
+        batch.position_ids_RL,
+        image_row_I=batch.image_row_I,
+        image_col_I=batch.image_col_I,
+        cls_ID=batch.cls_ID,
+        tokens_ITE=batch.tokens_IKE,
+    )
+    word = word_loss(hidden_RLH, batch.labels_RL, searcher.word_logits)
+    wanted_I = batch.image_target_I
+    state_TH = searcher.image_states(hidden_RLH, batch.image_row_I[wanted_I], batch.image_col_I[wanted_I])
+    image = image_loss(
+        searcher.query_embedding(state_TH),
+        searcher.gallery_embedding(candidates.features_CD),
+        batch.candidate_I[wanted_I],
+        batch.image_first_I[wanted_I],
+        searcher.scale,
+        ids_C=candidates.ids_C,
+        valid_C=candidates.valid_C,
+        config=config,
+    )
+    return {
+        "loss": combine(word.total, image.wanted.total, targets.words, targets.images, config),
+        "word": word.total.detach(),
+        "image": image.wanted.total.detach(),
+        "image_first": image.first.total,
+        "num_first": image.first.count,
+        "num_correct": image.num_correct,
+    }
+
+
+class StepModule(nn.Module):
+    """:func:`losses` as a module, which is what DeepSpeed wraps; ``searcher`` is its only part."""
+
+    def __init__(self, searcher: ChatSearcher, config: ObjectiveConfig) -> None:
+        super().__init__()
+        self.searcher = searcher
+        self.config = config
+
+    def forward(self, batch: MicroBatch, candidates: Candidates, targets: Targets) -> dict[str, Tensor]:
+        """See :func:`losses`."""
+        return losses(self.searcher, batch, candidates, targets, self.config)
