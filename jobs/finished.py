@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from chatsearch.corpora.open import open_corpus
 from chatsearch.errors import ChatSearchError
 from chatsearch.manifest import Manifest, fingerprint, open_artefact, read_manifest
 from chatsearch.storage import is_remote
+
+_FINGERPRINT = re.compile("[0-9a-f]{16,}")
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,9 @@ def finished_artefact(kind: str, config: Config, inputs: Sequence[Input]) -> Fin
     for entry in inputs:
         by_key.setdefault(entry.key, set()).update(entry.identities())
     for name, recorded in manifest.inputs.items():
-        if recorded not in by_key.get(name, known):
+        # A word in place of a fingerprint says that this input was not used; it is none now either.
+        unused = name not in by_key and not _FINGERPRINT.fullmatch(recorded)
+        if not unused and recorded not in by_key.get(name, known):
             return None
     open_artefact(output, kind)
     return Finished(manifest.fingerprint, manifest.counts)
