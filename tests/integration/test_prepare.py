@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,14 @@ from PIL import Image
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
+PREPARE_ALONE = """
+import sys
+from chatsearch.session import ray_session
+from chatsearch.data.config import PrepareConfig
+with ray_session():
+    from chatsearch.data.prepare import prepare
+    prepare(PrepareConfig.model_validate_json(sys.argv[1]))
+"""
 SCENES = ScenesConfig(kinds=ScenesCounts(caption=300, chatsearch_m=40, text=20), image_size=48)
 
 
@@ -152,11 +162,14 @@ def test_s3_in_and_out_gives_the_bytes_of_a_local_run(tmp_path: Path, s3: str) -
     for path in local.iterdir():
         source.upload(path, path.name)
 
-    def made(path: str, output: str) -> Artefact:
+    def config(path: str, output: str) -> PrepareConfig:
         corpus = CaptionedFolderConfig(path=path, records_per_partition=5, emit=(Kind.CAPTION, Kind.GALLERY))
-        return prepare(PrepareConfig(corpus=corpus, output=output))
+        return PrepareConfig(corpus=corpus, output=output)
 
-    remote, here = made(source.uri, f"{s3}/out"), made(str(local), str(tmp_path / "out"))
+    # A process of its own: Ray's workers take their environment, and so the S3 address, from whoever starts the session.
+    remote_config = config(source.uri, f"{s3}/out")
+    subprocess.run([sys.executable, "-c", PREPARE_ALONE, remote_config.model_dump_json()], check=True, timeout=300)
+    remote, here = prepare(remote_config), prepare(config(str(local), str(tmp_path / "out")))
     assert contents(remote.folder) == contents(here.folder)
     shards = DocumentShards.open(remote.uri)
     assert shards.num_documents == 24

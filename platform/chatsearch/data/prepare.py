@@ -18,10 +18,9 @@ from chatsearch.corpora.base import Corpus, Partition, Rejected, Sample
 from chatsearch.corpora.open import open_corpus
 from chatsearch.data.config import PrepareConfig
 from chatsearch.data.part import DOCUMENT_SHARDS, Part, commit_shards, finished_part, write_part
-from chatsearch.data.progress import progress_bar
-from chatsearch.data.ray_errors import original_error
-from chatsearch.errors import ConfigError, InputError, TooManyRejectedError
+from chatsearch.errors import ConfigError, InputError, TooManyRejectedError, named_cause
 from chatsearch.manifest import Artefact, begin_output
+from chatsearch.progress import progress
 from chatsearch.storage import Folder
 
 
@@ -61,7 +60,7 @@ def _write_parts(config: PrepareConfig, folder: Folder, groups: Sequence[Sequenc
     sizes = folder.sizes()
     finished = {n: part for n in range(len(groups)) if (part := finished_part(folder, n, sizes)) is not None}
     open_parts = [n for n in range(len(groups)) if n not in finished]
-    with progress_bar("prepare", len(groups), "parts", done=len(finished)) as advance:
+    with progress("prepare", len(groups), "parts", done=len(finished)) as advance:
         if open_parts:
             for part in _run(config, folder, {n: groups[n] for n in open_parts}):
                 finished[part.part] = part
@@ -77,6 +76,7 @@ def _run(config: PrepareConfig, folder: Folder, groups: dict[int, Sequence[Parti
     ]
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False  # ours counts parts, whatever Ray Data makes of them
+    context.raise_original_map_exception = True  # else the cause is lost between processes
     with DataContext.current(context):
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             functools.partial(_write, corpus=config.corpus, uri=folder.uri),
@@ -87,7 +87,7 @@ def _run(config: PrepareConfig, folder: Folder, groups: dict[int, Sequence[Parti
             for row in dataset.iter_rows():
                 yield Part.model_validate_json(row["marker"])
         except Exception as error:
-            raise original_error(error) from error
+            raise named_cause(error) or error from error
 
 
 def _write(row: dict[str, Any], *, corpus: Any, uri: str) -> dict[str, Any]:

@@ -16,9 +16,8 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from chatsearch.data.config import LoaderConfig
 from chatsearch.data.pack import Batch
-from chatsearch.data.ray_errors import original_error
 from chatsearch.data.steps import StepBuilder
-from chatsearch.errors import TooManyRejectedError
+from chatsearch.errors import TooManyRejectedError, named_cause
 
 _REJECTED_GRACE = 10
 """Rejected documents that never stop a run: among a few samples a share says nothing."""
@@ -64,6 +63,7 @@ def _window(
 ) -> Iterator[tuple[int, list[Batch]]]:
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # else the cause is lost between processes
     context.execution_options.preserve_order = True
     tables = [
         pa.table({"step": pa.array(steps[i : i + loader.steps_per_task], pa.int64())})
@@ -92,7 +92,7 @@ def _window(
                     yield step, held
                     held = []
     except Exception as error:
-        raise original_error(error) from error
+        raise named_cause(error) or error from error
 
 
 class _Build:
