@@ -112,6 +112,7 @@ def paper_align(places: Places = PAPER) -> TrainConfig:
         activation_checkpointing=True,
         num_workers=8,
         use_gpu=True,
+        autoscaling=True,
         cpus_per_worker=8.0,
         threads_per_worker=8,
         checkpoint_every=2000,
