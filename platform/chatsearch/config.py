@@ -84,7 +84,9 @@ def _set(root: Config, node: C, key: str, path: list[str], value: Any) -> C:
     if name not in type(node).model_fields:
         raise UnknownNameError.among("configuration key", key, known_keys(root))
     current = getattr(node, name)
-    if rest:
+    if rest and _holds_configs(current):
+        value = _set_item(root, current, key, rest, value)
+    elif rest:
         if not isinstance(current, Config):
             raise ConfigError(f"{key!r} goes into {name!r}, which holds {current!r} and has no fields.")
         value = _set(root, current, key, rest, value)
@@ -95,6 +97,20 @@ def _set(root: Config, node: C, key: str, path: list[str], value: Any) -> C:
         raise ConfigError(f"Cannot set {key} to {value!r}: {problem['msg']}.") from error
 
 
+def _set_item(root: Config, items: Sequence[Any], key: str, path: list[str], value: Any) -> list[Any]:
+    """The items with one of them changed: ``streams.0.per_step`` counts from 0, as a plan prints it."""
+    place, rest = path[0], path[1:]
+    if place not in {str(n) for n in range(len(items))}:
+        raise UnknownNameError.among("configuration key", key, known_keys(root))
+    changed = list(items)
+    changed[int(place)] = _set(root, items[int(place)], key, rest, value) if rest else value
+    return changed
+
+
+def _holds_configs(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(item, Config) for item in value)
+
+
 def known_keys(config: Config, prefix: str = "") -> list[str]:
     """All dotted keys that ``--set`` accepts."""
     keys = []
@@ -103,6 +119,9 @@ def known_keys(config: Config, prefix: str = "") -> list[str]:
         value = getattr(config, name)
         if isinstance(value, Config):
             keys += known_keys(value, f"{prefix}{name}.")
+        elif _holds_configs(value):
+            for position, item in enumerate(value):
+                keys += known_keys(item, f"{prefix}{name}.{position}.")
     return keys
 
 

@@ -106,3 +106,14 @@ def test_keys_and_flat_values() -> None:
     assert flat["inner.rate"] == 0.1
     assert flat["parts.0.name"] == "adam"
     assert flat["tags"] == {}
+
+
+def test_items_of_a_list_are_set_by_position() -> None:
+    changed = apply_overrides(Outer(parts=(Inner(), Inner())), ["parts.1.rate=0.7"])
+    assert [part.rate for part in changed.parts] == [0.1, 0.7]
+    assert "parts.1.rate" in known_keys(changed)
+    assert set(flatten(changed)) - {"tags"} <= set(known_keys(changed))
+    with pytest.raises(UnknownNameError, match=r"parts\.0\.rate"):
+        apply_overrides(Outer(), ["parts.1.rate=0.7"])
+    with pytest.raises(ConfigError, match="greater than 0"):
+        apply_overrides(Outer(), ["parts.0.rate=-1"])
