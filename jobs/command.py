@@ -207,10 +207,14 @@ class Plan(Generic[C]):
         values = flatten(self.config)
         width = max(map(len, values), default=0)
         for key, value in values.items():
-            print(f"       {key:<{width}}  {value}")
+            print(f"       {key:<{width}}  {_shown(value)}")
         for entry in self.inputs:
             print(f"input  {entry.key}: {entry.uri} ({entry.state})")
         print(f"output {self.output or '-'} ({self.state})", flush=True)
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(_shown, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 class _Outcome:
