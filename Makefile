@@ -49,7 +49,7 @@ quickstart: $(STAMP)  ## Install, then the whole path from pictures to the chat 
 		$(if $(filter 0 false no,$(SERVE)),--set serve=false)
 
 serve: $(STAMP)  ## Serve the chat page over what the quickstart made
-	$(BIN)/python -m jobs.serve --recipe $(SIZE) $(if $(OUT),--set quickstart=$(OUT))
+	$(BIN)/python -m jobs.serve --recipe $(SIZE) $(if $(OUT),--set args.model=$(OUT)/model-instruct --set args.index=$(OUT)/index)
 
 check: $(STAMP)  ## Format, lint, types, import rules, unit tests
 	$(BIN)/ruff format --check --quiet $(SOURCES)
