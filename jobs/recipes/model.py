@@ -17,7 +17,7 @@ def tiny() -> SearcherConfig:
     return SearcherConfig(
         vision=SceneCnnConfig(),
         language=LanguageConfig(
-            vocab_size=1500,
+            vocab_size=1000,
             hidden_size=128,
             intermediate_size=384,
             num_layers=4,

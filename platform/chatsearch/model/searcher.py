@@ -58,7 +58,8 @@ class ChatSearcher(nn.Module):
         self.input_queries = nn.Linear(config.perceiver.hidden_size, hidden)  # W_q
         self.query_head = nn.Linear(hidden, config.retrieval_dim, bias=False)  # M_v
         self.gallery_head = nn.Linear(feature_dim, config.retrieval_dim, bias=False)  # M_Q
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(config.tau0)))
+        # One number in one dimension: DeepSpeed sends parameters as bytes, and torch cannot view a scalar so.
+        self.log_scale = nn.Parameter(torch.tensor([-math.log(config.tau0)]))
         if config.freeze_language:
             self.freeze_language()
 
@@ -74,7 +75,7 @@ class ChatSearcher(nn.Module):
     @property
     def scale(self) -> Tensor:
         """1 / tau = exp(s), s bounded above by ``max_log_scale``."""
-        return _BoundedAbove.apply(self.log_scale.float(), self.config.max_log_scale).exp()
+        return _BoundedAbove.apply(self.log_scale[0].float(), self.config.max_log_scale).exp()
 
     def image_inputs(self, cls_ID: Tensor, tokens_ITE: Tensor) -> Tensor:
         """What fills ``<CLS> q1 .. qN`` of each picture: (I, N + 1, H)."""

@@ -137,7 +137,7 @@ class VisionTrainingConfig(Config):
 class LanguageTrainingConfig(Config):
     """The warm start of the tiny language model: next word on the scenes' own text."""
 
-    vocab_size: PositiveInt = 1500
+    vocab_size: PositiveInt = 1000
     hidden_size: PositiveInt = 128
     intermediate_size: PositiveInt = 384
     num_layers: PositiveInt = 4

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,8 @@ class Engine:
         """Write this rank's part of the state. All ranks call it."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         self._engine.save_checkpoint(folder, tag=_TAG, save_latest=False)
+        for script in Path(folder).glob("*.py"):  # DeepSpeed adds tools of its own; a checkpoint holds data only
+            script.unlink()
 
     def load(self, folder: str) -> None:
         """Restore weights, optimiser and counters. All ranks call it, on files that have been verified."""
@@ -144,7 +146,8 @@ class Engine:
         if self._zero_stage:
             from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-            weights = get_fp32_state_dict_from_zero_checkpoint(folder, tag=_TAG)
+            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+                weights = get_fp32_state_dict_from_zero_checkpoint(folder, tag=_TAG)
         else:
             weights = self._engine.module.state_dict()
         return {name.removeprefix(prefix): tensor.detach().float().cpu() for name, tensor in weights.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Callable, Generator
@@ -86,6 +87,7 @@ def run_worker(job: WorkerJob) -> dict[str, Any]:
 def _join_group() -> None:
     """Ray Train has set up the process group; a loop in the driver's process gets one of its own."""
     if not dist.is_initialized():
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 
 

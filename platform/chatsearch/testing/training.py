@@ -1,0 +1,69 @@
+"""A training run that is whole and takes seconds: tiny random weights, a few scenes, the encoder run online."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chatsearch.corpora.config import ScenesConfig, ScenesCounts
+from chatsearch.corpora.open import open_corpus
+from chatsearch.data.config import PrepareConfig, StreamConfig
+from chatsearch.data.part import commit_shards, write_part
+from chatsearch.data.tokenizer import train_byte_bpe
+from chatsearch.manifest import begin_output
+from chatsearch.model.config import ObjectiveConfig
+from chatsearch.model.vision import VisionEncoder
+from chatsearch.model.weights import MODEL_WEIGHTS, StartingWeights, save_weights
+from chatsearch.testing.tiny import SENTENCES, tiny_config, tiny_searcher
+from chatsearch.train.config import OptimiserConfig, TrainConfig
+
+VOCABULARY = 300
+
+
+def write_tiny_shards(uri: str, counts: ScenesCounts) -> str:
+    """Document shards of training scenes, without a cluster; returns the URI."""
+    config = PrepareConfig(corpus=ScenesConfig(kinds=counts))
+    corpus = open_corpus(config.corpus)
+    output = begin_output(uri, "document-shards", config, {"corpus": corpus.fingerprint()})
+    records = (record for partition in corpus.partitions() for record in corpus.read(partition))
+    return commit_shards(output, corpus.name, [write_part(output.folder, 0, records)]).uri
+
+
+def write_tiny_weights(uri: str) -> str:
+    """Starting weights with seeded random values; returns the URI."""
+    model = tiny_config(VOCABULARY)
+    searcher = tiny_searcher(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vision = VisionEncoder(model.vision)
+    output = begin_output(uri, MODEL_WEIGHTS, model, {})
+    weights = StartingWeights(
+        vision=vision,
+        language_config=model.language,
+        language=searcher.language.word_weights(),
+        tokenizer=train_byte_bpe(SENTENCES * 3, VOCABULARY),
+    )
+    return save_weights(output, weights).uri
+
+
+def tiny_training(folder: Path, **changes: Any) -> TrainConfig:
+    """A configuration whose inputs lie in ``folder``, made there if they are not yet. ``changes`` are fields of it."""
+    shards, weights = str(folder / "shards"), str(folder / "weights")
+    if not (folder / "weights" / "manifest.json").exists():
+        write_tiny_shards(shards, ScenesCounts(caption=40, edit=24))
+        write_tiny_weights(weights)
+    config = TrainConfig(
+        weights=weights,
+        model=tiny_config(VOCABULARY),
+        objective=ObjectiveConfig(queue_size=50),
+        streams=(StreamConfig(shards=shards, per_step=8),),
+        steps=6,
+        max_length=320,
+        optimiser=OptimiserConfig(learning_rate=1e-3, warmup_steps=2),
+        checkpoint_every=2,
+        num_workers=0,
+        output=str(folder / "model"),
+    )
+    return config.replace(**changes)
