@@ -7,6 +7,7 @@ external model, a registry entry and an alias that name their URI and fingerprin
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
@@ -383,6 +384,7 @@ def _is_refusal(error: Exception) -> bool:
     return not isinstance(error, MlflowException) or error.error_code in _REFUSALS
 
 
+@functools.lru_cache(maxsize=4096)
 def _name(key: str) -> str:
     """A name that MLflow accepts: letters, digits, ``_ - . / : space``."""
     return re.sub(r"[^\w\-./: ]", "_", key.replace("@", "_at_"))[:250]

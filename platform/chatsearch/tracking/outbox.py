@@ -66,7 +66,9 @@ class Outbox(Generic[Item]):
                 full = not self._closing
             else:
                 self._items.append(item)
-                self._changed.notify()
+                # Only what the thread waits for wakes it: a switch of threads costs more than the put.
+                if len(self._items) in (1, self._batch_size):
+                    self._changed.notify()
                 return
         if full:
             self._warn("full", f"{self._name}: {self._capacity} entries wait already; newer ones are dropped.")
