@@ -48,10 +48,13 @@ class SceneCnn(nn.Module):
     def __init__(self, config: SceneCnnConfig) -> None:
         super().__init__()
         width = config.width
+        # Most of the work at 16 x 16: the objects are 10 to 20 pixels wide, and a coarser grid loses their outline.
+        narrow = 3 * width // 8
         self.stem = nn.Sequential(
-            _convolution(3, width // 4, 4, stride=2, padding=1),
-            _convolution(width // 4, width // 2, 3, stride=2, padding=1),
-            _convolution(width // 2, width, 3, stride=2, padding=1),
+            _convolution(3, width // 8, 3, stride=2, padding=1),
+            _convolution(width // 8, narrow, 3, stride=2, padding=1),
+            _convolution(narrow, narrow, 3, padding=1),
+            _convolution(narrow, width, 4, stride=2, padding=1),
         )
         self.blocks = nn.Sequential(*(_Residual(width) for _ in range(config.num_blocks)))
         # Without padding: 8 x 8 becomes 6 x 6, two by two to a cell of the scenes.
@@ -73,23 +76,22 @@ class SceneCnn(nn.Module):
 class SceneHeads(nn.Module):
     """Linear read-outs of the ground truth from f_CLS alone, used only while the encoder is trained.
 
-    They see nothing but f_CLS, so what they can tell is what f_CLS carries. They are in no bundle.
+    They see nothing but f_CLS, so what they can tell is what f_CLS carries. One read-out serves all nine cells, each
+    on its own part of f_CLS: every object teaches all places. They are in no bundle.
     """
 
-    def __init__(self, feature_dim: int, cell_attributes: Mapping[str, int], num_backgrounds: int) -> None:
-        """Args: attributes of an object by name with their number of values, e.g. ``{"kind": 12}``."""
+    def __init__(self, config: SceneCnnConfig, cell_attributes: Mapping[str, int], num_backgrounds: int) -> None:
+        """Args: the encoder, and attributes of an object by name with their number of values, e.g. ``{"kind": 12}``."""
         super().__init__()
-        self.cell_attributes = dict(cell_attributes)
-        self.presence = nn.Linear(feature_dim, NUM_CELLS)
+        self._cell_dim = config.cell_dim
+        self.presence = nn.Linear(config.cell_dim, 1)
         self.attributes = nn.ModuleDict(
-            {name: nn.Linear(feature_dim, NUM_CELLS * count) for name, count in self.cell_attributes.items()}
+            {name: nn.Linear(config.cell_dim, count) for name, count in cell_attributes.items()}
         )
-        self.background = nn.Linear(feature_dim, num_backgrounds)
+        self.background = nn.Linear(config.feature_dim, num_backgrounds)
 
     def forward(self, cls_BD: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Logits of presence (B, 9), of each attribute (B, 9, values) and of the background (B, backgrounds)."""
-        attributes = {
-            name: head(cls_BD).unflatten(1, (NUM_CELLS, self.cell_attributes[name]))
-            for name, head in self.attributes.items()
-        }
-        return self.presence(cls_BD), attributes, self.background(cls_BD)
+        cells_B9k = cls_BD[:, : NUM_CELLS * self._cell_dim].unflatten(1, (NUM_CELLS, self._cell_dim))
+        attributes = {name: head(cells_B9k) for name, head in self.attributes.items()}
+        return self.presence(cells_B9k).squeeze(2), attributes, self.background(cls_BD)

@@ -125,9 +125,14 @@ class VisionTrainingConfig(Config):
     """The warm start of the scenes' vision encoder: learn the ground truth of drawn pictures."""
 
     encoder: SceneCnnConfig = SceneCnnConfig()
-    num_pictures: PositiveInt = 12000
-    epochs: PositiveInt = 8
-    batch_size: PositiveInt = 128
+    num_crowded: PositiveInt = 12000
+    """Pictures with up to nine objects, seen first."""
+    crowded_epochs: PositiveInt = 3
+    num_pictures: PositiveInt = 6000
+    """Pictures of the world as it is, seen last."""
+    epochs: PositiveInt = 2
+    batch_size: PositiveInt = 32
+    """Small batches: the number of updates counts for more than their size here."""
     learning_rate: PositiveFloat = 4e-3
     """Peak of the one-cycle schedule."""
     num_test_pictures: PositiveInt = 1000

@@ -8,8 +8,10 @@ Shapes: B pictures, 9 cells of the 3 x 3 grid, H x W pixels.
 
 from __future__ import annotations
 
+import math
+import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chatsearch.corpora.scenes.draw import training_pictures
+from chatsearch.corpora.scenes.draw import draw, training_pictures
 from chatsearch.corpora.scenes.vocabulary import BACKGROUNDS, COLOURS, GRID, KINDS, NUM_CELLS, SIZES, TEXTURES
+from chatsearch.corpora.scenes.world import Group, Scene, random_group
 from chatsearch.errors import NonFiniteLossError
 from chatsearch.model.scene_cnn import SceneCnn, SceneHeads
 from chatsearch.model.vision import preprocessing_of
@@ -53,18 +56,31 @@ class Pictures:
         return Pictures(self.pixels_B3HW.flip(3), cells, self.background_B)
 
 
-def draw_pictures(seed: int, count: int, size: int, split: str) -> Pictures:
-    """Draw pictures of one split, about 1,400 a second."""
-    pixels_BHW3 = np.empty((count, size, size, 3), dtype=np.uint8)
-    cells = {name: torch.full((count, NUM_CELLS), _EMPTY) for name in ATTRIBUTES}
-    background_B = torch.empty(count, dtype=torch.int64)
-    for row, (picture, scene) in enumerate(training_pictures(seed, count, size, split)):
-        pixels_BHW3[row] = picture
-        background_B[row] = BACKGROUNDS.index(scene.background)
-        for cell, group in enumerate(scene.cells()):
-            for name, values in ATTRIBUTES.items() if group is not None else ():
-                cells[name][row, cell] = values.index(getattr(group, name))
-    return Pictures(torch.from_numpy(pixels_BHW3).permute(0, 3, 1, 2).contiguous(), cells, background_B)
+def crowded_pictures(seed: int, count: int, size: int) -> Iterator[tuple[np.ndarray, Scene]]:
+    """Pictures with four to nine objects, more than any scene of the world has: twice as much to learn from at one cost."""
+    for index in range(count):
+        key = f"crowded/{seed}/{index}"
+        rng = random.Random(key)
+        groups: list[Group] = []
+        for cell in rng.sample(range(NUM_CELLS), rng.choice((4, 6, 9, 9, 9))):
+            groups.append(random_group(rng, "train", (cell,), [group.kind for group in groups]))
+        scene = Scene(rng.choice(BACKGROUNDS), tuple(groups), key)
+        yield np.asarray(draw(scene, size)), scene
+
+
+def collect(drawn: Iterable[tuple[np.ndarray, Scene]]) -> Pictures:
+    """Pictures and truth as tensors. About 3,000 pictures a second are drawn."""
+    pixels: list[Tensor] = []
+    backgrounds: list[int] = []
+    cells: dict[str, list[list[int]]] = {name: [] for name in ATTRIBUTES}
+    for picture, scene in drawn:
+        pixels.append(torch.from_numpy(picture.copy()).permute(2, 0, 1))
+        backgrounds.append(BACKGROUNDS.index(scene.background))
+        for name, values in ATTRIBUTES.items():
+            cells[name].append([_EMPTY if g is None else values.index(getattr(g, name)) for g in scene.cells()])
+    return Pictures(
+        torch.stack(pixels), {name: torch.tensor(rows) for name, rows in cells.items()}, torch.tensor(backgrounds)
+    )
 
 
 def pretrain_vision(
@@ -80,18 +96,17 @@ def pretrain_vision(
     """
     started = time.monotonic()
     size = config.encoder.image_size
-    pictures = draw_pictures(config.seed, config.num_pictures, size, "train")
-    progress(f"drew {len(pictures)} pictures in {time.monotonic() - started:.0f} s")
+    pictures = collect(training_pictures(config.seed, config.num_pictures, size, "train"))
+    crowded = collect(crowded_pictures(config.seed, config.num_crowded, size))
+    progress(f"drew {len(pictures) + len(crowded)} pictures in {time.monotonic() - started:.0f} s")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = SceneCnn(config.encoder)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # three times faster on a CPU
-        heads = SceneHeads(
-            config.encoder.feature_dim, {name: len(values) for name, values in ATTRIBUTES.items()}, len(BACKGROUNDS)
-        )
-        _fit(network, heads, pictures, config, progress)
+        heads = SceneHeads(config.encoder, {name: len(values) for name, values in ATTRIBUTES.items()}, len(BACKGROUNDS))
+        _fit(network, heads, [(crowded, config.crowded_epochs), (pictures, config.epochs)], config, progress)
     network.eval()
-    test = draw_pictures(config.seed + 1, config.num_test_pictures, size, "test")
+    test = collect(training_pictures(config.seed + 1, config.num_test_pictures, size, "test"))
     scores = accuracy(network, heads, test, config)
     progress(", ".join(f"{name} {value:.1f} %" for name, value in scores.items()))
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -101,21 +116,23 @@ def pretrain_vision(
 def _fit(
     network: SceneCnn,
     heads: SceneHeads,
-    pictures: Pictures,
+    lessons: Sequence[tuple[Pictures, int]],
     config: VisionTrainingConfig,
     progress: Callable[[str], None],
 ) -> None:
+    """Go through each set of pictures so many times, under one learning-rate schedule."""
     scale = preprocessing_of(config.encoder).scale
     parameters = [*network.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.02)
-    num_batches = len(pictures) // config.batch_size
+    epochs = [pictures for pictures, repeats in lessons for _ in range(repeats)]
+    num_steps = sum(len(pictures) // config.batch_size for pictures in epochs)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, total_steps=max(num_batches * config.epochs, 1), pct_start=0.2
+        optimizer, config.learning_rate, total_steps=num_steps, pct_start=0.15, anneal_strategy="linear"
     )
     generator = torch.Generator().manual_seed(config.seed)
     network.train()
-    for epoch in range(config.epochs):
-        started, total = time.monotonic(), 0.0
+    for epoch, pictures in enumerate(epochs, start=1):
+        started, total = time.monotonic(), torch.zeros(())
         for batch in _batches(pictures, config.batch_size, generator):
             pixels_B3HW = scale(batch.pixels_B3HW).contiguous(memory_format=torch.channels_last)
             loss = _loss(heads(network(pixels_B3HW).cls_BD), batch)
@@ -124,13 +141,13 @@ def _fit(
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
-            total += float(loss.detach())
-        if not np.isfinite(total):
+            total += loss.detach()
+        mean = float(total) / (len(pictures) // config.batch_size)
+        if not math.isfinite(mean):
             raise NonFiniteLossError(
-                f"The loss of the vision encoder is {total} in epoch {epoch + 1}. Lower learning_rate={config.learning_rate}."
+                f"The loss of the vision encoder is {mean} in epoch {epoch}. Lower learning_rate={config.learning_rate}."
             )
-        seconds = time.monotonic() - started
-        progress(f"vision epoch {epoch + 1}/{config.epochs}: loss {total / num_batches:.3f}, {seconds:.1f} s")
+        progress(f"vision epoch {epoch}/{len(epochs)}: loss {mean:.3f}, {time.monotonic() - started:.1f} s")
 
 
 def _batches(pictures: Pictures, size: int, generator: torch.Generator) -> Iterator[Pictures]:

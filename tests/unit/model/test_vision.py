@@ -204,7 +204,7 @@ def test_other_weights_are_no_efficientnet(change):
 
 def test_scene_heads_read_every_cell_from_f_cls():
     config = SceneCnnConfig(width=16)
-    heads = SceneHeads(config.feature_dim, {"kind": 12, "size": 2}, num_backgrounds=8)
+    heads = SceneHeads(config, {"kind": 12, "size": 2}, num_backgrounds=8)
     network = SceneCnn(config)
     cls_BD, _ = network(torch.randn(4, 3, 64, 64))
     presence_B9, attributes, background_BK = heads(cls_BD)
