@@ -183,3 +183,9 @@ def sweep(root: Folder) -> None:
     for name in root.list(recursive=False):
         if _NAME.fullmatch(name) and not root.child(name).exists(MANIFEST):
             root.child(name).delete_all()
+
+
+def prune(root: Folder, keep: int) -> None:
+    """Delete all but the newest ``keep`` checkpoints."""
+    for name in [name for name in root.list(recursive=False) if _NAME.fullmatch(name)][:-keep]:
+        root.child(name).delete_all()

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import logging
 import os
 import secrets
 import time
+import warnings
 from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import ray.train
 import torch
 import torch.distributed as dist
-from ray.train import Checkpoint, CheckpointUploadMode
 
 from chatsearch.data.pack import Batch
 from chatsearch.data.plan import rank_slice
@@ -44,20 +45,20 @@ def run_worker(job: WorkerJob) -> dict[str, Any]:
     """
     config = job.config
     torch.set_num_threads(config.threads_per_worker)
+    _quiet()
     _join_group()
     rank, world_size = dist.get_rank(), dist.get_world_size()
 
     # ---- what the run starts from ---------------------------------------------------------------------------
     start = load_start(config)
-    builder = _step_builder(config, start)
-    trainer = Trainer(start.searcher, config, _features_for(config, start), _sample_names(builder, world_size))
+    builder, trainer = assemble(config, start, world_size)
 
     # ---- where it goes on: 1. its own newest whole checkpoint, 2. the starting weights --------------------------
     root = Folder(job.checkpoints)
     saved, token = _agree(lambda: _look_for_checkpoint(root, job.run, world_size))
     if saved is not None:
         trainer.restore(saved)
-        _adopt(saved)
+        _adopt(saved, config)
     first = saved.manifest.step if saved is not None else 0
 
     # ---- the steps -------------------------------------------------------------------------------------------
@@ -68,7 +69,7 @@ def run_worker(job: WorkerJob) -> dict[str, Any]:
             reporter.after(step + 1, metrics)
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                 saved = _save(trainer, job, root.child(checkpoint.checkpoint_name(step + 1, token)), step + 1, metrics)
-                _report(saved)
+                _report(saved, config)
 
     # ---- the bundle --------------------------------------------------------------------------------------------
     assert saved is not None
@@ -82,6 +83,19 @@ def run_worker(job: WorkerJob) -> dict[str, Any]:
         "documents": config.steps * config.per_step,
     }
     return {"counts": counts, "facts": {**facts, "stage": config.stage, "last_step": saved.manifest.metrics}}
+
+
+def assemble(config: TrainConfig, start: Start, world_size: int) -> tuple[StepBuilder, Trainer]:
+    """The two halves of a worker: what makes batches and what learns from them."""
+    builder = _step_builder(config, start)
+    return builder, Trainer(start.searcher, config, _features_for(config, start), _sample_names(builder, world_size))
+
+
+def _quiet() -> None:
+    """Ray and torch tell every worker's terminal about each report and each deprecated call inside DeepSpeed."""
+    for name in ("ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
 
 
 def _join_group() -> None:
@@ -161,26 +175,35 @@ def _save(
             step=num_steps,
             world_size=dist.get_world_size(),
             metrics=metrics,
-            versions={"torch": str(torch.__version__), "ray": ray.__version__},
+            versions={name: importlib.metadata.version(name) for name in ("chatsearch", "torch", "deepspeed", "ray")},
         )
 
     return SavedCheckpoint(target, _agree(commit))
 
 
-def _adopt(saved: SavedCheckpoint) -> None:
+def _adopt(saved: SavedCheckpoint, config: TrainConfig) -> None:
     """Report a checkpoint that was whole when the last attempt died, but not reported yet: Ray deletes only what it knows."""
+    if config.num_workers == 0:
+        return
+    import ray.train
+
     known = ray.train.get_checkpoint()
     if known is None or Path(known.path).name < Path(saved.folder.uri).name:
-        _report(saved)
+        _report(saved, config)
 
 
-def _report(saved: SavedCheckpoint) -> None:
-    """Tell Ray Train, which keeps the newest checkpoints and deletes the others. A barrier: every rank calls it."""
+def _report(saved: SavedCheckpoint, config: TrainConfig) -> None:
+    """Let go of checkpoints that are too many; Ray Train does it when every rank reports, which is a barrier."""
+    if config.num_workers == 0:
+        checkpoint.prune(Folder(saved.folder.uri.rpartition("/")[0]), config.keep_checkpoints)
+        return
+    import ray.train
+
     fs, path = filesystem(saved.folder.uri)
     ray.train.report(
         {"step": saved.manifest.step, **saved.manifest.metrics},
-        checkpoint=Checkpoint(path, fs),
-        checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+        checkpoint=ray.train.Checkpoint(path, fs),
+        checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
     )
 
 

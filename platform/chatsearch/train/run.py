@@ -95,23 +95,12 @@ def _checkpoints(config: TrainConfig, run: str) -> Folder:
 
 
 def _run_locally(config: TrainConfig, run: str, tracker: Tracker) -> dict[str, Any]:
-    """The worker loop in this process, alone."""
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
+    """The worker loop in this process, alone, without Ray."""
     from chatsearch.train.progress import Display, LocalSink
     from chatsearch.train.worker import WorkerJob, train_worker
 
     sink = LocalSink(Display(config.stage, config.steps, tracker).show)
-    job = WorkerJob(config, run, _checkpoints(config, run).uri, sink)
-    trainer = TorchTrainer(
-        train_worker,  # type: ignore[arg-type]  # annotated as returning nothing; its result is Result.return_value
-        train_loop_config={"job": job},
-        scaling_config=ScalingConfig(num_workers=0),
-        run_config=RunConfig(name=run),
-    )
-    result: Any = trainer.fit()
-    return result.return_value
+    return train_worker({"job": WorkerJob(config, run, _checkpoints(config, run).uri, sink)})
 
 
 def _run_on_ray(config: TrainConfig, run: str, tracker: Tracker) -> dict[str, Any]:

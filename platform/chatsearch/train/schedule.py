@@ -13,6 +13,6 @@ def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int
     """
     assert 0 <= step < total_steps, (step, total_steps)
     if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
+        return peak * ((step + 1) / warmup_steps)
     progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
-    return peak * 0.5 * (1.0 + math.cos(math.pi * progress))
+    return peak * (0.5 * (1.0 + math.cos(math.pi * progress)))

@@ -59,7 +59,7 @@ class Trainer:
         if config.activation_checkpointing:
             searcher.enable_activation_checkpointing()
         self.config = config
-        self._searcher = searcher
+        self.searcher = searcher
         self._name_samples = name_samples
         self._engine = Engine(StepModule(searcher, config.objective), parameter_groups(searcher, config), config)
         self.device = self._engine.device
@@ -164,7 +164,7 @@ class Trainer:
             "image_loss": image / max(num_images, 1),
             "image_loss_first": image_first / max(num_first, 1.0),
             "image_accuracy": num_correct / max(num_images, 1),
-            "tau": 1.0 / float(self._searcher.scale.detach()),
+            "tau": 1.0 / float(self.searcher.scale.detach()),
             "learning_rate": rate,
             "grad_norm": grad_norm,
             "num_tokens": num_positions,

@@ -1,0 +1,194 @@
+"""The whole job in this process, and what it refuses before it starts."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from chatsearch.data.config import StreamConfig
+from chatsearch.errors import (
+    ClusterError,
+    ConfigError,
+    FingerprintMismatchError,
+    IncompleteArtefactError,
+    NonFiniteLossError,
+)
+from chatsearch.model.bundle import load_bundle
+from chatsearch.model.config import ObjectiveConfig
+from chatsearch.testing.training import tiny_training
+from chatsearch.tracking.tracker import NullTracker
+from chatsearch.train import trainer as trainer_module
+from chatsearch.train.config import OptimiserConfig
+from chatsearch.train.run import check_capacity, check_inputs, train
+
+
+class Recorder(NullTracker):
+    """Keeps what a tracker is told."""
+
+    def __init__(self) -> None:
+        self.series: dict[int, dict[str, float]] = {}
+        self.summary: dict[str, float] = {}
+
+    def log_metrics(self, metrics, step=None) -> None:
+        if step is None:
+            self.summary.update(metrics)
+        else:
+            assert step not in self.series, "a step is recorded once"
+            self.series[step] = dict(metrics)
+
+
+class Interrupt(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("training")
+
+
+@pytest.fixture(scope="module")
+def calm(folder: Path):
+    """A run of six steps, and what the tracker was told."""
+    recorder = Recorder()
+    return train(tiny_training(folder, output=str(folder / "calm"), log_every=2), recorder), recorder
+
+
+def test_the_output_is_a_bundle_that_answers(calm) -> None:
+    artefact, _ = calm
+    bundle = load_bundle(artefact.uri)
+    assert artefact.manifest.counts == {
+        "parameters": sum(p.numel() for p in bundle.searcher.parameters()),
+        "steps": 6,
+        "documents": 48,
+    }
+    assert bundle.mq_fingerprint == artefact.manifest.facts["mq_fingerprint"]
+    assert not any(name.startswith("checkpoints/") for name in artefact.manifest.files)
+
+
+def test_the_series_is_sparse_complete_and_finite(calm) -> None:
+    artefact, recorder = calm
+    assert sorted(recorder.series) == [2, 4, 6]
+    wanted = {
+        "loss", "word_loss", "image_loss", "image_loss_first", "tau", "learning_rate", "grad_norm",
+        "tokens_per_second", "images_per_second", "slot_fill", "queue_fill",
+    }  # fmt: skip
+    for metrics in recorder.series.values():
+        assert wanted <= set(metrics)
+        assert np.isfinite(list(metrics.values())).all()
+    assert recorder.series[6]["queue_fill"] == 1.0
+    assert recorder.summary["final_loss"] == artefact.manifest.facts["last_step"]["loss"]
+
+
+def test_a_finished_output_is_left_alone(calm, folder: Path) -> None:
+    artefact, _ = calm
+    before = os.stat(Path(artefact.uri) / "searcher.safetensors").st_mtime_ns
+    again = train(tiny_training(folder, output=str(folder / "calm"), checkpoint_every=1))
+    assert again.manifest == artefact.manifest
+    assert os.stat(Path(artefact.uri) / "searcher.safetensors").st_mtime_ns == before
+
+
+@pytest.mark.parametrize("stop_at", [3, 5])
+def test_an_interrupted_run_goes_on_and_ends_the_same(calm, folder: Path, monkeypatch, stop_at: int) -> None:
+    """Stop inside step ``stop_at``; checkpoints exist at 2 and 4. Loss, weights and queue equal the unbroken run's."""
+    config = tiny_training(folder, output=str(folder / f"stopped-{stop_at}"))
+    step = trainer_module.Trainer.step
+    made: list[int] = []
+
+    def stopping(self, number, batches):
+        made.append(number)
+        if number == stop_at and made.count(stop_at) == 1:
+            raise Interrupt
+        return step(self, number, batches)
+
+    monkeypatch.setattr(trainer_module.Trainer, "step", stopping)
+    with pytest.raises(Interrupt):
+        train(config)
+    torch.manual_seed(999)  # another process would have another random state
+    resumed = train(config)
+    assert made == [*range(stop_at + 1), *range(stop_at - stop_at % 2, 6)]
+    artefact, _ = calm
+    assert resumed.manifest.facts["last_step"] == artefact.manifest.facts["last_step"]
+    assert resumed.manifest.files == artefact.manifest.files
+
+
+def test_stage_two_starts_from_the_bundle_of_stage_one(calm, folder: Path) -> None:
+    artefact, _ = calm
+    config = tiny_training(
+        folder,
+        weights=artefact.uri,
+        output=str(folder / "instruct"),
+        stage="instruct",
+        answer_only=True,
+        zero_stage=2,
+        accumulation=2,
+        steps=2,
+    )
+    second = train(config)
+    assert second.manifest.inputs["weights"] == artefact.fingerprint
+    assert second.manifest.facts["encoder_fingerprint"] == artefact.manifest.facts["encoder_fingerprint"]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_samples(folder: Path, monkeypatch) -> None:
+    config = tiny_training(folder, output=str(folder / "bad"), optimiser=OptimiserConfig(learning_rate=1e-3))
+    encode = trainer_module.Trainer._encode
+    monkeypatch.setattr(trainer_module.Trainer, "_encode", lambda self, batch: _poisoned(encode(self, batch)))
+    updates: list[float] = []
+    monkeypatch.setattr(trainer_module.Engine, "update", lambda self, rate: updates.append(rate))
+    with pytest.raises(NonFiniteLossError, match=r"step 0 is not finite on rank 0 with documents \S+, \S+"):
+        train(config)
+    assert updates == []
+
+
+def _poisoned(encoded):
+    encoded.tokens_IKE.fill_(float("nan"))
+    return encoded
+
+
+def test_inputs_are_checked_before_anything_starts(folder: Path, tmp_path: Path) -> None:
+    config = tiny_training(folder)
+    assert set(check_inputs(config)) == {"weights", "features", "stream-0"}
+    for changes, error, said in (
+        ({"output": ""}, ConfigError, "output is not set"),
+        ({"streams": ()}, ConfigError, "streams is not set"),
+        ({"weights": str(tmp_path)}, IncompleteArtefactError, "No finished weights"),
+        ({"weights": config.streams[0].shards}, FingerprintMismatchError, "holds a document-shards"),
+        ({"streams": (StreamConfig(shards=str(tmp_path), per_step=8),)}, IncompleteArtefactError, "nothing is there"),
+        ({"features": config.weights}, FingerprintMismatchError, "not a feature-store"),
+    ):
+        with pytest.raises(error, match=said):
+            check_inputs(config.replace(**changes))
+
+
+def test_a_bundle_of_another_shape_is_refused(calm, folder: Path) -> None:
+    artefact, _ = calm
+    config = tiny_training(folder, weights=artefact.uri, output=str(folder / "other"))
+    wider = config.model.replace(retrieval_dim=9)
+    with pytest.raises(FingerprintMismatchError, match="another retrieval_dim"):
+        train(config.replace(model=wider))
+
+
+def test_too_few_resources_are_refused_at_once(folder: Path) -> None:
+    config = tiny_training(folder, num_workers=4)
+    with pytest.raises(ClusterError, match="No Ray session"):
+        check_capacity(config, None)
+    with pytest.raises(ClusterError, match=r"4 workers need 6 CPUs with their data tasks, the cluster has 2"):
+        check_capacity(config, {"CPU": 2.0})
+    with pytest.raises(ClusterError, match="4 GPUs"):
+        check_capacity(config.replace(use_gpu=True), {"CPU": 64.0, "GPU": 1.0})
+    check_capacity(config, {"CPU": 6.0})
+    check_capacity(config.replace(autoscaling=True), {"CPU": 1.0})
+
+
+def test_the_ablation_without_queue_and_the_literal_objective_run(folder: Path) -> None:
+    objective = ObjectiveConfig(queue_size=0, reduction="token_sum")
+    artefact = train(tiny_training(folder, output=str(folder / "ablation"), objective=objective, steps=2))
+    last = artefact.manifest.facts["last_step"]
+    assert last["queue_fill"] == 0.0
+    # The literal mean lies between the two parts.
+    low, high = sorted((last["word_loss"], last["image_loss"]))
+    assert low <= last["loss"] <= high
+    json.dumps(artefact.manifest.facts)
