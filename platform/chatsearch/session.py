@@ -20,6 +20,18 @@ controller hold three of them, and the data tasks that feed the workers would wa
 OBJECT_STORE_BYTES = 512 * 1024**2
 """Shared memory of a local session. Blocks past it spill to disk."""
 
+_NOISE = "|".join(
+    (
+        # Ray Train's clean-up actor asks the State API every second, which a session without dashboard does not have.
+        "Failed to query Ray Train Controller actor state",
+        "Reporting training result",
+        # Ray Data on its own workers and bars; our jobs show one progress line a step.
+        "Actor with class name: 'MapWorker",
+        "Progress bars disabled",
+    )
+)
+"""Lines of workers that tell a user nothing; they stay in Ray's own log files."""
+
 
 @contextlib.contextmanager
 def ray_session() -> Iterator[None]:
@@ -74,6 +86,10 @@ def prepare_environment() -> None:
     # One worker's thread pool a core each would fight over the cores of a laptop.
     env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
     if not env.get("RAY_ADDRESS"):
+        # Ray Train's clean-up actor asks the State API every second, which a session without dashboard does not have.
+        env.setdefault(
+            "RAY_DEDUP_LOGS_SKIP_REGEX", "Failed to query Ray Train Controller actor state|Reporting training result"
+        )
         # Ray listens on all interfaces unless its node's address is the loopback one, and this switch, whatever its
         # name says, is what lets a node have that address on Linux too.
         env["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
