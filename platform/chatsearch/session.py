@@ -54,13 +54,15 @@ def ray_session() -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
-            ray.init(address=address, log_to_driver=True)
+            ray.init(address=address)
         else:
             ray.init(
                 num_cpus=max(NUM_LOGICAL_CPUS, os.cpu_count() or 1),
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 logging_level=logging.WARNING,
+                # Errors of workers are raised here; what else they print is in Ray's log folder.
+                log_to_driver=False,
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"attach to the cluster at RAY_ADDRESS={address}" if address else "start a local Ray session"
