@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from chatsearch.testing.ports import free_port
+from chatsearch.testing.ports import free_ports
 from chatsearch.testing.training import tiny_training
 from chatsearch.train.config import TrainConfig
 from chatsearch.train.loop import assemble
@@ -51,7 +51,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], lis
     folder = tmp_path_factory.mktemp("workers")
     tiny_training(folder)
     for world_size in (1, 2):
-        torch.multiprocessing.spawn(worker, (world_size, free_port(), str(folder)), nprocs=world_size)
+        torch.multiprocessing.spawn(worker, (world_size, free_ports(1)[0], str(folder)), nprocs=world_size)
     return {
         (world_size, rank): torch.load(folder / f"{world_size}-{rank}.pt", weights_only=True)
         for world_size in (1, 2)
@@ -65,9 +65,10 @@ def test_two_workers_take_the_same_steps_as_one(known, variant: int) -> None:
     for rank in (0, 1):
         other = known[2, rank][variant]
         for step, (mine, theirs) in enumerate(zip(alone["metrics"], other["metrics"], strict=True)):
-            for name in ("loss", "word_loss", "image_loss", "image_loss_first", "grad_norm"):
+            for name in ("loss", "word_loss", "image_loss", "image_loss_first"):
                 # Later steps stand on weights that have been rounded differently before.
                 assert theirs[name] == pytest.approx(mine[name], rel=1e-5 if step == 0 else 1e-4), (step, name)
+            assert theirs["grad_norm"] == pytest.approx(mine["grad_norm"], rel=1e-3)
             assert (theirs["num_tokens"], theirs["num_images"]) == (mine["num_tokens"], mine["num_images"])
         assert torch.equal(other["ids"], alone["ids"])
         assert torch.equal(other["features"], alone["features"])

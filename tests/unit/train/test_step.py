@@ -83,7 +83,7 @@ def test_the_loss_is_the_one_of_the_equations_written_out(searcher) -> None:
 
     assert float(got["word"]) == pytest.approx(word, rel=1e-5)
     assert float(got["image"]) == pytest.approx(image, rel=1e-5)
-    assert float(got["loss"]) == pytest.approx(word / num_words + 0.7 * image, rel=1e-5)
+    assert got["loss"].item() == pytest.approx(word / num_words + 0.7 * image, rel=1e-5)
 
 
 def test_shares_of_micro_batches_add_up_in_value_and_gradient(searcher) -> None:
@@ -126,7 +126,7 @@ def test_a_step_without_any_target_is_zero_and_touches_every_parameter(searcher)
     searcher.zero_grad()
     got = losses(searcher, batch, candidates, count(batch), CONFIG)
     got["loss"].backward()
-    assert float(got["loss"]) == 0.0
+    assert got["loss"].item() == 0.0
     assert all(p.grad is None or bool((p.grad == 0).all()) for p in searcher.parameters())
 
 
