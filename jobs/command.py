@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from chatsearch.config import Config, apply_overrides, digest, flatten, known_keys
 from chatsearch.errors import ConfigError, InputError, UnknownNameError, named_cause
@@ -24,6 +24,9 @@ from chatsearch.tracking.config import RunKey, TrackingConfig
 from chatsearch.tracking.tracker import Tracker, open_tracker
 
 from jobs.finished import Finished, Input, find_inputs, finished_artefact
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 C = TypeVar("C", bound=Config)
 
@@ -163,6 +166,13 @@ def execute(job: Job[C], plan: Plan[C], tracking: TrackingConfig) -> Made:
         seconds = time.monotonic() - begin
         tracker.log_metrics({"seconds": seconds})
     return replace(made, seconds=seconds, run=tracker.address)
+
+
+def wide_console() -> Console:
+    """A console whose tables are whole in a log too, where there is no terminal to be as wide as."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 200)
 
 
 def run_key(job: str, config: Config) -> str:

@@ -19,7 +19,7 @@ from chatsearch.storage import Folder, resolve
 from chatsearch.tracking.tracker import Tracker
 from chatsearch.types import Kind
 
-from jobs.command import Job, Made, main
+from jobs.command import Job, Made, main, wide_console
 from jobs.finished import Finished, Input
 from jobs.recipes import evaluate as recipes
 
@@ -34,6 +34,15 @@ def work(config: EvaluateConfig, tracker: Tracker) -> Made:
     for table in table_of(result):
         Console(soft_wrap=True).print(table.rich())
     return Made(resolve(config.output), {})
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the tables of a result."""
+    from chatsearch.evaluate.table import table_of
+
+    console = wide_console()
+    for table in table_of(result):
+        console.print(table.rich())
 
 
 def read_result(uri: str) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from chatsearch.tracking.config import TrackingConfig
 from chatsearch.tracking.tracker import Tracker
 
 from jobs import evaluate, serve
-from jobs.command import Job, Made, Plan, execute, main, run_key
+from jobs.command import Job, Made, Plan, execute, main, run_key, wide_console
 from jobs.recipes import quickstart as recipes
 from jobs.recipes.places import Places
 from jobs.recipes.quickstart import QuickstartConfig
@@ -51,21 +51,19 @@ def run_steps(path: list[Step], tracking: TrackingConfig, stack: ExitStack) -> l
 
 
 def show_tables(done: list[tuple[Step, Made]], *, seconds: float, address: str) -> None:
-    """Seconds and place of every step, where the runs are recorded, and ours beside the baselines."""
-    from chatsearch.evaluate.table import table_of
-    from rich.console import Console
+    """Seconds and place of every step, ours beside the baselines, and where the runs are recorded."""
     from rich.table import Table
 
-    console = Console(soft_wrap=True)
+    console = wide_console()
     table = Table("step", "seconds", "made", title="Steps", title_justify="left")
     for step, made in done:
         table.add_row(step.title, "finished before" if made.reused else f"{made.seconds:.0f}", made.uri)
     table.add_row("all", f"{seconds:.0f}", "")
     console.print(table)
     for step, made in done:
-        if step.job is evaluate.JOB and (result := evaluate.read_result(made.uri)) is not None:
-            for scores in table_of(result):
-                console.print(scores.rich())
+        # A measurement of this run has shown its tables already.
+        if step.job is evaluate.JOB and made.reused and (result := evaluate.read_result(made.uri)) is not None:
+            evaluate.show(result)
     console.print(f"Runs: {address}")
 
 

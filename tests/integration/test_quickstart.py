@@ -87,9 +87,10 @@ def done(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> tuple[s
 def test_every_step_is_done(done: tuple[str, list[tuple[Step, Made]]], capsys: pytest.CaptureFixture[str]) -> None:
     output, made = done
     assert [m.reused for _, m in made] == [False] * len(made)
-    show_tables(made, seconds=1.0, address="nowhere")
+    show_tables([(step, replace(m, reused=True)) for step, m in made], seconds=1.0, address="nowhere")
     shown = capsys.readouterr().out
     assert "ChatSearcher" in shown
+    assert "t R@10" in shown
     assert "train stage 2: instruct" in shown
     result = json.loads(Path(output, "evaluation.json").read_text())
     assert {"t", "i", "m"} <= set(result["counts"])
