@@ -20,7 +20,7 @@ from chatsearch.evaluate.dual_encoder import (
     DUAL_ENCODER,
     DualEncoder,
     DualEncoderConfig,
-    pad,
+    embed_texts,
     symmetric_loss,
     text_ids,
     write_dual_encoder,
@@ -32,6 +32,8 @@ from chatsearch.progress import progress
 from chatsearch.tracking.tracker import Tracker
 from chatsearch.types import Document, Kind
 
+_GROUP = 8
+"""Texts of similar length that run together."""
 PAIRED = (Kind.CAPTION, Kind.INTERLEAVED, Kind.EDIT, Kind.T, Kind.I, Kind.M)
 """Kinds that give a text and the picture it is about."""
 
@@ -178,12 +180,11 @@ def _train_phase(
     for step, pairs in enumerate(phase.batches(config.seed)):
         for group in optimiser.param_groups:
             group["lr"] = phase.learning_rate(step) * group["factor"]
-        ids_BL, lengths_B = pad([text_ids(text, tokenizer, config.max_length) for text, _ in pairs], tokenizer.pad_id)
+        rows = [text_ids(text, tokenizer, config.max_length) for text, _ in pairs]
         images = [image for _, image in pairs]
         cls_BD = torch.from_numpy(np.stack([store.get(image) for image in images]))
-        loss = symmetric_loss(
-            network.text_embedding(ids_BL, lengths_B), network.image_embedding(cls_BD), network.scale, images
-        )
+        text_Bd = embed_texts(network, rows, tokenizer.pad_id, group_size=_GROUP)
+        loss = symmetric_loss(text_Bd, network.image_embedding(cls_BD), network.scale, images)
         value = loss.item()
         if not math.isfinite(value):
             raise NonFiniteLossError(

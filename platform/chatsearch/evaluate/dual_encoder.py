@@ -98,6 +98,19 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     return ids_BL, lengths_B
 
 
+def embed_texts(network: DualEncoder, rows: Sequence[Sequence[int]], pad_id: int, *, group_size: int) -> Tensor:
+    """Unit vectors (B, d) of token rows, in their order.
+
+    Rows run in groups of similar length: padded to the longest of all, dialogues would be more padding than words.
+    """
+    by_length = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+    groups = [by_length[start : start + group_size] for start in range(0, len(rows), group_size)]
+    vectors_Bd = torch.cat([network.text_embedding(*pad([rows[row] for row in group], pad_id)) for group in groups])
+    places = torch.empty(len(rows), dtype=torch.long)
+    places[torch.tensor(by_length)] = torch.arange(len(rows))
+    return vectors_Bd[places]
+
+
 def symmetric_loss(text_Bd: Tensor, image_Bd: Tensor, scale: Tensor, images: Sequence[str]) -> Tensor:
     """InfoNCE both ways over the batch (CLIP, arXiv 2103.00020, figure 3).
 
@@ -125,14 +138,8 @@ class TrainedDualEncoder:
     @torch.inference_mode()
     def texts(self, texts: Sequence[str], *, batch_size: int = 64) -> Float32:
         """Unit vectors of texts, in their order."""
-        ids = [text_ids(text, self.tokenizer, self.network.config.max_length) for text in texts]
-        vectors = np.empty((len(texts), self.network.config.retrieval_dim), np.float32)
-        by_length = sorted(range(len(ids)), key=lambda row: len(ids[row]))
-        for start in range(0, len(ids), batch_size):
-            rows = by_length[start : start + batch_size]
-            ids_BL, lengths_B = pad([ids[row] for row in rows], self.tokenizer.pad_id)
-            vectors[rows] = self.network.text_embedding(ids_BL, lengths_B).numpy()
-        return vectors
+        rows = [text_ids(text, self.tokenizer, self.network.config.max_length) for text in texts]
+        return embed_texts(self.network, rows, self.tokenizer.pad_id, group_size=batch_size).numpy()
 
     @torch.inference_mode()
     def images(self, features_ND: Float32) -> Float32:

@@ -13,7 +13,7 @@ from chatsearch.data.tokenizer import ChatTokenizer
 from chatsearch.errors import ChatSearchError, ConfigError, CorruptArtefactError, FingerprintMismatchError
 from chatsearch.evaluate.baseline import pair_of, train_baseline
 from chatsearch.evaluate.config import BaselineConfig, PhaseConfig
-from chatsearch.evaluate.dual_encoder import TENSORS, load_dual_encoder, pad, symmetric_loss, text_ids
+from chatsearch.evaluate.dual_encoder import TENSORS, embed_texts, load_dual_encoder, pad, symmetric_loss, text_ids
 from chatsearch.evaluate.methods import DualEncoderMethod, dual_encoder_methods
 from chatsearch.evaluate.pictures import PictureFeatures
 from chatsearch.evaluate.queries import queries_by_sub_task
@@ -104,7 +104,9 @@ def test_padding_changes_nothing(trained, pooling):
     with torch.inference_mode():
         together = network.text_embedding(*pad(rows, 0))
         alone = torch.cat([network.text_embedding(*pad([row], 0)) for row in rows])
+        grouped = embed_texts(network, rows, 0, group_size=2)
     network.config = network.config.replace(pooling="last")
+    torch.testing.assert_close(grouped, alone, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
 
 
