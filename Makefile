@@ -17,10 +17,11 @@ ONLY ?=
 BENCH_OUT ?= runs/bench
 PYTEST_ARGS ?=
 
-# Set once for all jobs and tests: no telemetry, no look-ups of cloud metadata, two threads a process.
+# Set once for all jobs and tests: no telemetry, no look-ups of cloud metadata, threads that sleep while they wait.
 export RAY_USAGE_STATS_ENABLED := 0
 export AWS_EC2_METADATA_DISABLED := true
 export TOKENIZERS_PARALLELISM := false
+export OMP_WAIT_POLICY := PASSIVE
 
 SOURCES := platform jobs serve tests
 only := $(if $(ONLY),-k "$(ONLY)")

@@ -18,10 +18,9 @@ NUM_CELLS = 9
 
 
 def _convolution(inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0) -> nn.Sequential:
-    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
-    # PyTorch's default shrinks the signal layer by layer: without training, all pictures would look alike.
-    nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
 
 
 class _Residual(nn.Module):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from chatsearch.model.config import LanguageConfig, PerceiverConfig, SceneCnnConfig, SearcherConfig
 from chatsearch.model.searcher import ChatSearcher
-from chatsearch.model.vision import VisionEncoder
+from chatsearch.model.vision import VisionEncoder, build_network
 
 if TYPE_CHECKING:
     from chatsearch.data.tokenizer import ChatTokenizer
@@ -60,7 +61,12 @@ def tiny_vision(config: SearcherConfig | None = None, *, seed: int = 0) -> Visio
     """A frozen encoder with seeded random weights, of the kind that :func:`tiny_config` names."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return VisionEncoder((config or tiny_config()).vision)
+        network = build_network((config or tiny_config()).vision)
+        # PyTorch's default shrinks the signal layer by layer: without training, all pictures would look alike.
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        return VisionEncoder((config or tiny_config()).vision, network)
 
 
 def tiny_bundle(uri: str, *, seed: int = 0) -> ModelBundle:

@@ -25,7 +25,7 @@ from chatsearch.model.bundle import save_bundle
 from chatsearch.model.language import LanguageModel
 from chatsearch.model.vision import VisionEncoder
 from chatsearch.model.weights import MODEL_WEIGHTS, StartingWeights, save_weights
-from chatsearch.testing.tiny import tiny_config, tiny_searcher, tiny_tokenizer
+from chatsearch.testing.tiny import tiny_config, tiny_searcher, tiny_tokenizer, tiny_vision
 from chatsearch.types import GalleryItem, Kind
 
 
@@ -77,7 +77,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = tiny_config()
-        vision, language = VisionEncoder(config.vision), LanguageModel(config.language)
+        vision, language = tiny_vision(config), LanguageModel(config.language)
     samples = {split: _scenes(split) for split in ("train", "test")}
     uris = {split: write_shards(str(root / f"shards-{split}"), found) for split, found in samples.items()}
     stores = {}
