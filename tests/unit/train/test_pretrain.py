@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,15 @@ VISION = VisionTrainingConfig(
 LANGUAGE = LanguageTrainingConfig(
     vocab_size=300, hidden_size=32, intermediate_size=64, num_layers=2, num_documents=120, steps=12, batch_size=4
 )
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums over threads round differently, and early training is chaotic."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def test_pictures_come_with_their_truth_and_mirror_with_it() -> None:
@@ -56,10 +66,10 @@ def test_crowded_pictures_hold_only_objects_of_the_training_split() -> None:
 def test_the_encoder_learns_and_is_the_same_for_the_same_seed() -> None:
     (first, scores), (second, _) = (pretrain_vision(VISION, progress=lambda _: None) for _ in range(2))
     assert set(scores) == {"presence", "kind", "colour", "texture", "size", "background"}
-    # Far from the full size's accuracy, and far above guessing (61, 10 and 8 percent).
-    assert scores["presence"] > 85
-    assert scores["colour"] > 25
-    assert scores["background"] > 40
+    # Far from the full size's accuracy, and clearly above guessing (63, 10 and 8 percent): this is a twentieth of a minute.
+    assert scores["presence"] > 70
+    assert scores["colour"] > 20
+    assert scores["background"] > 60
     assert all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in first.state_dict().items())
 
 
