@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -121,21 +120,3 @@ def test_more_workers_than_the_cluster_holds_fail_at_once(aligned, folder: Path)
                 num_workers=64, streams=(config.streams[0].replace(per_step=64),), output=str(folder / "big")
             )
         )
-
-
-@pytest.mark.s3
-def test_everything_may_lie_on_s3(folder: Path, s3: str) -> None:
-    """Checkpoints, their retention and the bundle on an S3 server; a second process goes on from there."""
-    config = tiny_training(folder).replace(
-        num_workers=2, steps=3, checkpoint_every=1, keep_checkpoints=1, output=f"{s3}/model"
-    )
-    artefact = train(config)
-    assert load_bundle(artefact.uri).fingerprint == artefact.fingerprint
-    names = [name for name in artefact.folder.list("checkpoints") if name.endswith("/manifest.json")]
-    assert len(names) == 1 and "/step-00000003-" in names[0]
-    # Without its manifest the output is an interrupted one: it is finished again from the checkpoint, to the same bytes.
-    run = names[0].split("/")[1]
-    artefact.folder.delete("manifest.json")
-    artefact.folder.write_bytes("started.json", json.dumps({"kind": "model-bundle", "fingerprint": run}).encode())
-    again = train(config)
-    assert again.manifest.files == artefact.manifest.files

@@ -12,10 +12,11 @@ from chatsearch.corpora.open import open_corpus
 from chatsearch.data.config import PrepareConfig, StreamConfig
 from chatsearch.data.part import commit_shards, write_part
 from chatsearch.data.tokenizer import train_byte_bpe
-from chatsearch.manifest import begin_output
+from chatsearch.manifest import begin_output, read_manifest
 from chatsearch.model.config import ObjectiveConfig
 from chatsearch.model.vision import VisionEncoder
 from chatsearch.model.weights import MODEL_WEIGHTS, StartingWeights, save_weights
+from chatsearch.storage import join
 from chatsearch.testing.tiny import SENTENCES, tiny_config, tiny_searcher
 from chatsearch.train.config import OptimiserConfig, TrainConfig
 
@@ -48,10 +49,10 @@ def write_tiny_weights(uri: str) -> str:
     return save_weights(output, weights).uri
 
 
-def tiny_training(folder: Path, **changes: Any) -> TrainConfig:
+def tiny_training(folder: Path | str, **changes: Any) -> TrainConfig:
     """A configuration whose inputs lie in ``folder``, made there if they are not yet. ``changes`` are fields of it."""
-    shards, weights = str(folder / "shards"), str(folder / "weights")
-    if not (folder / "weights" / "manifest.json").exists():
+    shards, weights = join(str(folder), "shards"), join(str(folder), "weights")
+    if read_manifest(weights) is None:
         write_tiny_shards(shards, ScenesCounts(caption=40, edit=24))
         write_tiny_weights(weights)
     config = TrainConfig(
@@ -64,6 +65,6 @@ def tiny_training(folder: Path, **changes: Any) -> TrainConfig:
         optimiser=OptimiserConfig(learning_rate=1e-3, warmup_steps=2),
         checkpoint_every=2,
         num_workers=0,
-        output=str(folder / "model"),
+        output=join(str(folder), "model"),
     )
     return config.replace(**changes)
