@@ -24,7 +24,7 @@ def tiny(places: Places = TINY) -> BaselineConfig:
     return BaselineConfig(
         weights=places.weights,
         features=places.train_features,
-        phases=(_phase(train.tiny_align(places), 1e-3), _phase(train.tiny_instruct(places), 5e-4)),
+        phases=(_phase(train.tiny_align(places), 1e-3), _phase(train.tiny_instruct(places), 1e-3)),
         output=places.baseline,
     )
 

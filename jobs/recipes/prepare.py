@@ -27,7 +27,7 @@ def tiny_instruct(places: Places = TINY) -> PrepareConfig:
         corpus=ScenesConfig(
             seed=SEED,
             split="train",
-            kinds=ScenesCounts(question=1000, edit=1500, chatsearch_t=2000, chatsearch_i=2000, chatsearch_m=2000),
+            kinds=ScenesCounts(question=800, edit=1500, chatsearch_t=2500, chatsearch_i=2500, chatsearch_m=2500),
         ),
         output=places.instruct_shards,
     )
@@ -39,7 +39,7 @@ def tiny_test(places: Places = TINY) -> PrepareConfig:
         corpus=ScenesConfig(
             seed=SEED,
             split="test",
-            kinds=ScenesCounts(chatsearch_t=100, chatsearch_i=100, chatsearch_m=100, gallery=200),
+            kinds=ScenesCounts(question=100, chatsearch_t=100, chatsearch_i=100, chatsearch_m=100, gallery=200),
         ),
         output=places.test_shards,
     )

@@ -23,7 +23,7 @@ def tiny_align(places: Places = TINY) -> TrainConfig:
             StreamConfig(shards=places.align_shards, per_step=32, kinds=(Kind.CAPTION,)),
             StreamConfig(shards=places.align_shards, per_step=8, kinds=(Kind.INTERLEAVED,)),
         ),
-        steps=200,
+        steps=150,
         max_length=256,
         optimiser=OptimiserConfig(learning_rate=1e-3, warmup_steps=20),
         zero_stage=1,
@@ -38,9 +38,9 @@ def tiny_instruct(places: Places = TINY) -> TrainConfig:
     return tiny_align(places).replace(
         stage="instruct",
         weights=places.align_model,
-        streams=(StreamConfig(shards=places.instruct_shards, per_step=32),),
+        streams=(StreamConfig(shards=places.instruct_shards, per_step=40),),
+        steps=300,
         answer_only=True,
-        optimiser=OptimiserConfig(learning_rate=5e-4, warmup_steps=20),
         zero_stage=2,
         output=places.instruct_model,
     )

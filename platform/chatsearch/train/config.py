@@ -149,7 +149,7 @@ class LanguageTrainingConfig(Config):
     num_heads: PositiveInt = 4
     max_positions: PositiveInt = 1024
     num_documents: PositiveInt = 8000
-    steps: int = Field(250, ge=0)
+    steps: int = Field(150, ge=0)
     batch_size: PositiveInt = 16
     """Rows in a step."""
     length: PositiveInt = 128
