@@ -12,8 +12,10 @@ import pytest
 from chatsearch.manifest import MANIFEST
 from chatsearch.model.bundle import load_bundle
 from chatsearch.storage import Folder
+from chatsearch.testing.training import tiny_training
+from chatsearch.train.run import train
 
-pytestmark = [pytest.mark.ray, pytest.mark.s3]
+pytestmark = pytest.mark.s3
 
 SCRIPT = """
 import sys
@@ -26,10 +28,20 @@ with ray_session():
 """
 
 
-def run(base: str) -> None:
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATSEARCH_CACHE", str(tmp_path / "cache"))
+
+
+def checkpoints(folder: Folder) -> list[str]:
+    return [name for name in folder.list("checkpoints") if name.endswith(f"/{MANIFEST}")]
+
+
+@pytest.mark.ray
+def test_two_workers_write_to_s3(s3: str) -> None:
     """In a process of its own: Ray's processes read the keys from the environment in which they are started."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, base],
+        [sys.executable, "-c", SCRIPT, s3],
         capture_output=True,
         text=True,
         env=dict(os.environ),
@@ -37,21 +49,18 @@ def run(base: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert load_bundle(f"{s3}/model").config.retrieval_dim == 8
+    (kept,) = checkpoints(Folder(f"{s3}/model"))
+    assert "/step-00000003-" in kept
 
 
-def test_everything_may_lie_on_s3(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CHATSEARCH_CACHE", str(tmp_path / "cache"))
-    run(s3)
-    folder = Folder(f"{s3}/model")
-    bundle = load_bundle(folder.uri)
-    names = [name for name in folder.list("checkpoints") if name.endswith(f"/{MANIFEST}")]
-    assert len(names) == 1
-    assert "/step-00000003-" in names[0]
-
-    # Without its manifest the output is an interrupted one: it is finished again from the checkpoint, to the same bytes.
-    before = json.loads(folder.read_bytes(MANIFEST))
-    folder.delete(MANIFEST)
-    started = {"kind": "model-bundle", "fingerprint": bundle.fingerprint}
-    folder.write_bytes("started.json", json.dumps(started).encode())
-    run(s3)
-    assert json.loads(folder.read_bytes(MANIFEST))["files"] == before["files"]
+def test_an_interrupted_run_on_s3_is_finished_from_its_checkpoint(s3: str) -> None:
+    config = tiny_training(s3, steps=3, checkpoint_every=1, keep_checkpoints=1)
+    first = train(config)
+    assert len(checkpoints(first.folder)) == 1
+    # Without its manifest the output is an interrupted one.
+    first.folder.delete(MANIFEST)
+    started = {"kind": "model-bundle", "fingerprint": first.fingerprint}
+    first.folder.write_bytes("started.json", json.dumps(started).encode())
+    again = train(config)
+    assert again.manifest.files == first.manifest.files
