@@ -13,7 +13,7 @@ from chatsearch.errors import (
     TrainingError,
 )
 from chatsearch.manifest import Artefact, Manifest, begin_output, fingerprint, open_artefact, read_manifest
-from chatsearch.storage import Folder, filesystem
+from chatsearch.storage import Folder, filesystem, resolve
 from chatsearch.tracking.tracker import NullTracker, Tracker
 from chatsearch.train.config import MODEL_BUNDLE, TrainConfig
 
@@ -94,13 +94,23 @@ def _checkpoints(config: TrainConfig, run: str) -> Folder:
     return Folder(config.output).child(CHECKPOINTS, run)
 
 
+def _located(config: TrainConfig) -> TrainConfig:
+    """The same with absolute URIs: Ray Train starts its workers in folders of their own."""
+    return config.replace(
+        weights=resolve(config.weights),
+        features=config.features and resolve(config.features),
+        streams=tuple(stream.replace(shards=resolve(stream.shards)) for stream in config.streams),
+        output=resolve(config.output),
+    )
+
+
 def _run_locally(config: TrainConfig, run: str, tracker: Tracker) -> dict[str, Any]:
     """The worker loop in this process, alone, without Ray."""
     from chatsearch.train.progress import Display, LocalSink
     from chatsearch.train.worker import WorkerJob, train_worker
 
     sink = LocalSink(Display(config.stage, config.steps, tracker).show)
-    return train_worker({"job": WorkerJob(config, run, _checkpoints(config, run).uri, sink)})
+    return train_worker({"job": WorkerJob(_located(config), run, _checkpoints(config, run).uri, sink)})
 
 
 def _run_on_ray(config: TrainConfig, run: str, tracker: Tracker) -> dict[str, Any]:
@@ -111,7 +121,7 @@ def _run_on_ray(config: TrainConfig, run: str, tracker: Tracker) -> dict[str, An
     from chatsearch.train.worker import WorkerJob
 
     sink = BoardSink()
-    job = WorkerJob(config, run, _checkpoints(config, run).uri, sink)
+    job = WorkerJob(_located(config), run, _checkpoints(config, run).uri, sink)
     with following(sink, Display(config.stage, config.steps, tracker)):
         return _fit(job)
 
