@@ -27,12 +27,9 @@ from jobs.recipes import evaluate as recipes
 def work(config: EvaluateConfig, tracker: Tracker) -> Made:
     """Measure in this process and print the tables."""
     from chatsearch.evaluate.run import evaluate
-    from chatsearch.evaluate.table import table_of
-    from rich.console import Console
 
     result = evaluate(config, tracker)
-    for table in table_of(result):
-        Console(soft_wrap=True).print(table.rich())
+    show(result)
     return Made(resolve(config.output), {})
 
 
