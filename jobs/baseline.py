@@ -6,6 +6,7 @@ CLIP-style, on the same documents, features and starting weights, in the same nu
 from __future__ import annotations
 
 from chatsearch.evaluate.config import BaselineConfig
+from chatsearch.kinds import DUAL_ENCODER
 from chatsearch.tracking.tracker import Tracker
 
 from jobs.command import Job, Made, main
@@ -20,7 +21,7 @@ def work(config: BaselineConfig, tracker: Tracker) -> Made:
     return Made(encoder.uri, encoder.manifest.counts)
 
 
-JOB = Job("baseline", recipes, default="tiny", kind="dual-encoder", work=work)
+JOB = Job("baseline", recipes, default="tiny", kind=DUAL_ENCODER, work=work)
 
 if __name__ == "__main__":
     raise SystemExit(main(JOB))

@@ -6,6 +6,7 @@ The feature store keeps the raw features: a new model projects them again and no
 from __future__ import annotations
 
 from chatsearch.index.config import EmbedConfig
+from chatsearch.kinds import FEATURE_STORE
 from chatsearch.session import ray_session
 from chatsearch.tracking.tracker import Tracker
 
@@ -24,7 +25,7 @@ def work(config: EmbedConfig, tracker: Tracker) -> Made:
     return Made(store.uri, counts)
 
 
-JOB = Job("embed", recipes, default="tiny_gallery", kind="feature-store", work=work)
+JOB = Job("embed", recipes, default="tiny_gallery", kind=FEATURE_STORE, work=work)
 
 if __name__ == "__main__":
     raise SystemExit(main(JOB))

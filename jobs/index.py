@@ -6,6 +6,7 @@ One matrix product and FAISS shards with explicit ids: no picture is opened, no 
 from __future__ import annotations
 
 from chatsearch.index.config import IndexConfig
+from chatsearch.kinds import GALLERY_INDEX
 from chatsearch.tracking.tracker import Tracker
 
 from jobs.command import Job, Made, main
@@ -24,7 +25,7 @@ def work(config: IndexConfig, tracker: Tracker) -> Made:
     return Made(index.uri, counts)
 
 
-JOB = Job("index", recipes, default="tiny", kind="gallery-index", work=work)
+JOB = Job("index", recipes, default="tiny", kind=GALLERY_INDEX, work=work)
 
 if __name__ == "__main__":
     raise SystemExit(main(JOB))

@@ -7,6 +7,7 @@ aside with their key and reason.
 from __future__ import annotations
 
 from chatsearch.data.config import PrepareConfig
+from chatsearch.kinds import DOCUMENT_SHARDS
 from chatsearch.session import ray_session
 from chatsearch.tracking.tracker import Tracker
 
@@ -25,7 +26,7 @@ def work(config: PrepareConfig, tracker: Tracker) -> Made:
     return Made(shards.uri, counts)
 
 
-JOB = Job("prepare", recipes, default="tiny_align", kind="document-shards", work=work)
+JOB = Job("prepare", recipes, default="tiny_align", kind=DOCUMENT_SHARDS, work=work)
 
 if __name__ == "__main__":
     raise SystemExit(main(JOB))

@@ -6,6 +6,7 @@ checkpoint when the same command is run again; at the end there is a model bundl
 
 from __future__ import annotations
 
+from chatsearch.kinds import MODEL_BUNDLE
 from chatsearch.session import ray_session
 from chatsearch.tracking.tracker import Tracker
 from chatsearch.train.config import TrainConfig
@@ -26,7 +27,7 @@ def work(config: TrainConfig, tracker: Tracker) -> Made:
     return Made(bundle.uri, bundle.manifest.counts)
 
 
-JOB = Job("train", recipes, default=None, kind="model-bundle", work=work)
+JOB = Job("train", recipes, default=None, kind=MODEL_BUNDLE, work=work)
 
 if __name__ == "__main__":
     raise SystemExit(main(JOB))

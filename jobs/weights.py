@@ -5,6 +5,7 @@ The tiny size trains its own on the scenes; the others fetch published ones and 
 
 from __future__ import annotations
 
+from chatsearch.kinds import MODEL_WEIGHTS
 from chatsearch.model.config import PublishedWeightsConfig
 from chatsearch.tracking.tracker import Tracker
 from chatsearch.train.config import TinyWeightsConfig
@@ -29,7 +30,7 @@ def work(config: TinyWeightsConfig | PublishedWeightsConfig, tracker: Tracker) -
 
 
 JOB: Job[TinyWeightsConfig | PublishedWeightsConfig] = Job(
-    "weights", recipes, default="tiny", kind="model-weights", work=work
+    "weights", recipes, default="tiny", kind=MODEL_WEIGHTS, work=work
 )
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from chatsearch.kinds import MODEL_BUNDLE
 from chatsearch.manifest import open_artefact
 
 from serve.backend import GalleryFacts, ServedPair
@@ -28,7 +29,7 @@ def check_pair(args: ServeArgs) -> ServedPair:
     from chatsearch.data.shards import ImageStore
     from chatsearch.index.gallery import open_index
 
-    bundle = open_artefact(args.model, "model-bundle")
+    bundle = open_artefact(args.model, MODEL_BUNDLE)
     projection = bundle.manifest.facts["mq_fingerprint"]
     index = open_index(args.index, projection, model=args.model)
     images = args.images or tuple(index.manifest.facts["images"])

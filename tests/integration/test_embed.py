@@ -17,15 +17,14 @@ from chatsearch.errors import (
     IncompleteArtefactError,
     TooManyRejectedError,
 )
-from chatsearch.index import build
 from chatsearch.index.build import build_index
 from chatsearch.index.config import EmbedConfig, IndexConfig
 from chatsearch.index.embed import embed
 from chatsearch.index.features import FeatureStore, part_name
 from chatsearch.index.gallery import GalleryIndex
 from chatsearch.manifest import begin_output
-from chatsearch.model import bundle as bundles
 from chatsearch.model.bundle import load_bundle
+from chatsearch.model.layout import VISION
 from chatsearch.types import Document, Kind, Segment, content_hash
 
 from tests.integration.embed_samples import config_for, contents, make_model, picture, sample, write_shards
@@ -137,7 +136,7 @@ class TestOnRay:
         copy.mkdir()
         for file in Path(model).iterdir():
             (copy / file.name).write_bytes(file.read_bytes())
-        weights = copy / bundles.VISION
+        weights = copy / VISION
         data = bytearray(weights.read_bytes())
         data[-1] ^= 1
         weights.write_bytes(data)
@@ -183,12 +182,3 @@ def test_mistakes_are_named_before_anything_starts(shards: str, model: str, tmp_
     twice = write_shards(tmp_path / "twice", [[sample("same", Kind.GALLERY, picture(n)) for n in range(2)]])
     with pytest.raises(GalleryError, match="'same' appears more than once"):
         embed(good.replace(gallery=twice, output=str(tmp_path / "g")))
-
-
-def test_the_index_reads_what_the_bundle_writes() -> None:
-    """The index imports no torch, so it repeats three names of the bundle's format."""
-    assert (build.MODEL_BUNDLE, build.PROJECTION, build.M_Q) == (
-        bundles.MODEL_BUNDLE,
-        bundles.PROJECTION,
-        bundles.M_Q,
-    )

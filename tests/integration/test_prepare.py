@@ -12,7 +12,6 @@ from chatsearch.config import Config
 from chatsearch.corpora.config import CaptionedFolderConfig, ScenesConfig, ScenesCounts, WebDatasetConfig
 from chatsearch.corpora.open import open_corpus
 from chatsearch.data.config import PrepareConfig
-from chatsearch.data.part import DOCUMENT_SHARDS
 from chatsearch.data.prepare import prepare
 from chatsearch.data.shards import DocumentShards
 from chatsearch.errors import (
@@ -24,6 +23,7 @@ from chatsearch.errors import (
     StorageError,
     TooManyRejectedError,
 )
+from chatsearch.kinds import DOCUMENT_SHARDS
 from chatsearch.manifest import MANIFEST, Artefact, begin_output
 from chatsearch.storage import Folder
 from chatsearch.types import Kind

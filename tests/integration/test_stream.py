@@ -11,11 +11,12 @@ import ray
 from chatsearch.corpora.base import Sample
 from chatsearch.corpora.config import ScenesConfig
 from chatsearch.data.config import LoaderConfig, PrepareConfig, StreamConfig
-from chatsearch.data.part import DOCUMENT_SHARDS, commit_shards, write_part
+from chatsearch.data.part import commit_shards, write_part
 from chatsearch.data.steps import StepBuilder
 from chatsearch.data.stream import rank_batches
 from chatsearch.data.tokenizer import train_byte_bpe
 from chatsearch.errors import ConfigError, IncompleteArtefactError, TooManyRejectedError
+from chatsearch.kinds import DOCUMENT_SHARDS
 from chatsearch.manifest import begin_output
 from chatsearch.types import Document, Kind, Segment, content_hash
 from PIL import Image

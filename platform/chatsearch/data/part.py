@@ -27,9 +27,6 @@ from chatsearch.manifest import Artefact, FileEntry, Output, file_entry, hash_id
 from chatsearch.storage import Folder
 from chatsearch.types import Document, Kind, Role, Segment, content_hash
 
-DOCUMENT_SHARDS = "document-shards"
-"""Manifest kind."""
-
 DOCUMENT_SCHEMA = pa.schema(
     [
         ("document_id", pa.string()),

@@ -17,8 +17,9 @@ from ray.data import DataContext, TaskPoolStrategy
 from chatsearch.corpora.base import Corpus, Partition, Rejected, Sample
 from chatsearch.corpora.open import open_corpus
 from chatsearch.data.config import PrepareConfig
-from chatsearch.data.part import DOCUMENT_SHARDS, Part, commit_shards, finished_part, write_part
+from chatsearch.data.part import Part, commit_shards, finished_part, write_part
 from chatsearch.errors import ConfigError, InputError, TooManyRejectedError, named_cause
+from chatsearch.kinds import DOCUMENT_SHARDS
 from chatsearch.manifest import Artefact, begin_output
 from chatsearch.progress import progress
 from chatsearch.storage import Folder

@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from chatsearch.data.part import DOCUMENT_SHARDS, document_of, file_name
+from chatsearch.data.part import document_of, file_name
 from chatsearch.errors import InputError, MissingInputError
+from chatsearch.kinds import DOCUMENT_SHARDS
 from chatsearch.manifest import Artefact, open_artefact
 from chatsearch.types import Document, Kind
 

@@ -17,7 +17,6 @@ from chatsearch.data.tokenizer import ChatTokenizer
 from chatsearch.errors import ConfigError, InputError, NonFiniteLossError
 from chatsearch.evaluate.config import BaselineConfig, PhaseConfig
 from chatsearch.evaluate.dual_encoder import (
-    DUAL_ENCODER,
     DualEncoder,
     DualEncoderConfig,
     embed_texts,
@@ -26,8 +25,9 @@ from chatsearch.evaluate.dual_encoder import (
     write_dual_encoder,
 )
 from chatsearch.index.features import FeatureStore
+from chatsearch.kinds import DUAL_ENCODER, MODEL_WEIGHTS
 from chatsearch.manifest import Artefact, begin_output, open_artefact
-from chatsearch.model.weights import MODEL_WEIGHTS, load_weights
+from chatsearch.model.weights import load_weights
 from chatsearch.progress import progress
 from chatsearch.tracking.tracker import Tracker
 from chatsearch.types import Document, Kind

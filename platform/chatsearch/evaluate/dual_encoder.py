@@ -28,13 +28,13 @@ from chatsearch.config import Config
 from chatsearch.data.tokenizer import ChatTokenizer
 from chatsearch.errors import CorruptArtefactError
 from chatsearch.index.vectors import Float32
+from chatsearch.kinds import DUAL_ENCODER
 from chatsearch.manifest import open_artefact
 from chatsearch.model.config import LanguageConfig
 from chatsearch.model.language import LanguageModel
 from chatsearch.model.tensors import read_tensors, write_tensors
 from chatsearch.storage import Folder
 
-DUAL_ENCODER = "dual-encoder"
 CONFIG = "config.json"
 TENSORS = "dual_encoder.safetensors"
 _MAX_LOG_SCALE = math.log(100.0)

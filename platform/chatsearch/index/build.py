@@ -20,15 +20,14 @@ from chatsearch.errors import ConfigError, CorruptArtefactError, FingerprintMism
 from chatsearch.index.config import IndexConfig
 from chatsearch.index.features import FeatureStore
 from chatsearch.index.items import check_item_ids, write_items
-from chatsearch.index.shard import GALLERY_INDEX, index_name, items_name, shard_of
+from chatsearch.index.shard import index_name, items_name, shard_of
 from chatsearch.index.vectors import Float32, unit_rows
+from chatsearch.kinds import GALLERY_INDEX, MODEL_BUNDLE
 from chatsearch.manifest import Artefact, begin_output, file_entry, hash_ids, open_artefact
+from chatsearch.model.layout import M_Q, PROJECTION
 from chatsearch.storage import Folder
 from chatsearch.types import GalleryItem, faiss_id
 
-MODEL_BUNDLE = "model-bundle"
-PROJECTION = "projection.safetensors"
-M_Q = "gallery_head.weight"
 _MAX_PROJECTED = 1 << 16
 """Rows projected at a time in float64."""
 

@@ -16,8 +16,9 @@ from chatsearch.data.shards import DocumentShards
 from chatsearch.errors import ConfigError, FingerprintMismatchError, GalleryError, TooManyRejectedError, named_cause
 from chatsearch.index.config import EmbedConfig
 from chatsearch.index.encode import PartEncoder
-from chatsearch.index.features import FEATURE_STORE, ITEMS, part_name, read_shapes, rejected_name
+from chatsearch.index.features import ITEMS, part_name, read_shapes, rejected_name
 from chatsearch.index.items import check_item_ids, write_items
+from chatsearch.kinds import FEATURE_STORE
 from chatsearch.manifest import Artefact, begin_output, hash_ids, read_manifest
 from chatsearch.progress import progress
 from chatsearch.storage import Folder

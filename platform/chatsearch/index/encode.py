@@ -43,7 +43,7 @@ class PartEncoder:
     def _encoder(self) -> VisionEncoder:
         import torch
 
-        from chatsearch.model.bundle import load_vision
+        from chatsearch.model.frozen_encoder import load_vision
 
         torch.set_num_threads(max(1, int(self._config.cpus_per_actor)))
         return load_vision(self._config.model).to(self._device)

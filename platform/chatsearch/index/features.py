@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from chatsearch.errors import CorruptArtefactError, MissingInputError
 from chatsearch.index.items import ItemTable, read_items
 from chatsearch.index.vectors import Float32
+from chatsearch.kinds import FEATURE_STORE
 from chatsearch.manifest import Artefact, open_artefact
 from chatsearch.types import GalleryItem
 
-FEATURE_STORE = "feature-store"
 ITEMS = "items/part-00000.parquet"
 _SHAPES = "chatsearch.shapes"
 

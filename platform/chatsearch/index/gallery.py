@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from chatsearch.errors import FingerprintMismatchError, InputError
 from chatsearch.index.merge import merge_batches
-from chatsearch.index.shard import GALLERY_INDEX, IndexShard, shard_of
+from chatsearch.index.shard import IndexShard, shard_of
 from chatsearch.index.vectors import Exclusions
+from chatsearch.kinds import GALLERY_INDEX
 from chatsearch.manifest import Artefact, open_artefact
 from chatsearch.types import GalleryItem, Hit, faiss_id
 

@@ -23,10 +23,10 @@ from chatsearch.index.vectors import (
     exact_scores,
     score_error,
 )
+from chatsearch.kinds import GALLERY_INDEX
 from chatsearch.manifest import Artefact, open_artefact
 from chatsearch.types import GalleryItem, Hit
 
-GALLERY_INDEX = "gallery-index"
 _SPARE = 8
 """Candidates fetched beyond ``k``: enough to settle nearly every query in the first round."""
 _MAX_GATHERED = 1 << 24

@@ -19,19 +19,16 @@ from torch import Tensor
 
 from chatsearch.data.tokenizer import ChatTokenizer
 from chatsearch.errors import CorruptArtefactError, FingerprintMismatchError
-from chatsearch.manifest import Artefact, Output, begin_output, open_artefact, read_manifest
+from chatsearch.kinds import MODEL_BUNDLE
+from chatsearch.manifest import Artefact, Output, begin_output, open_artefact
 from chatsearch.model.config import SearcherConfig
+from chatsearch.model.layout import CONFIG, M_Q, PROJECTION, SEARCHER, VISION
 from chatsearch.model.searcher import ChatSearcher
 from chatsearch.model.tensors import read_tensors, tensors_digest, write_tensors
 from chatsearch.model.vision import VisionEncoder
-from chatsearch.model.weights import MODEL_WEIGHTS, VISION, check_vocabulary, load_weights_vision
+from chatsearch.model.weights import check_vocabulary
 from chatsearch.storage import Folder
 
-MODEL_BUNDLE = "model-bundle"
-CONFIG = "config.json"
-SEARCHER = "searcher.safetensors"
-PROJECTION = "projection.safetensors"
-M_Q = "gallery_head.weight"
 TIED = {
     "language.head_VH": "language.decoder.embed_tokens.weight",
     "language.control_head_2H": "language.control_2H",
@@ -147,19 +144,6 @@ def load_bundle(uri: str, *, device: str = "cpu") -> ModelBundle:
         encoder_fingerprint=facts["encoder_fingerprint"],
         preprocessing_id=facts["preprocessing_id"],
     )
-
-
-def load_vision(uri: str) -> VisionEncoder:
-    """The frozen encoder of a bundle or of starting weights, without reading the rest.
-
-    Raises:
-        ArtefactError: neither lies there, or a file is damaged.
-    """
-    manifest = read_manifest(uri)
-    if manifest is not None and manifest.kind == MODEL_WEIGHTS:
-        return load_weights_vision(open_artefact(uri, MODEL_WEIGHTS))
-    artefact = open_artefact(uri, MODEL_BUNDLE)
-    return VisionEncoder.from_weights(_read_config(artefact).vision, read_tensors(artefact, VISION))
 
 
 def stored_tensors(searcher: ChatSearcher) -> dict[str, Tensor]:

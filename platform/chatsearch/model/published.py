@@ -21,6 +21,7 @@ from transformers import (
 
 from chatsearch.data.tokenizer import ChatTokenizer
 from chatsearch.errors import ConfigError, CorruptArtefactError, MissingInputError
+from chatsearch.kinds import MODEL_WEIGHTS
 from chatsearch.manifest import Artefact, begin_output
 from chatsearch.model.config import (
     ClipConfig,
@@ -34,7 +35,7 @@ from chatsearch.model.efficientnet import convert_published
 from chatsearch.model.fetch import fetch
 from chatsearch.model.language import HEAD
 from chatsearch.model.vision import VisionEncoder
-from chatsearch.model.weights import MODEL_WEIGHTS, StartingWeights, save_weights
+from chatsearch.model.weights import StartingWeights, save_weights
 
 
 def build_weights(config: PublishedWeightsConfig) -> Artefact:

@@ -21,17 +21,13 @@ from torch import Tensor
 from chatsearch.config import Config
 from chatsearch.data.tokenizer import ChatTokenizer
 from chatsearch.errors import ConfigError, CorruptArtefactError, FingerprintMismatchError
+from chatsearch.kinds import MODEL_WEIGHTS
 from chatsearch.manifest import Artefact, Output, open_artefact
 from chatsearch.model.config import LanguageConfig, SearcherConfig, VisionConfig
+from chatsearch.model.layout import LANGUAGE, PERCEIVER, SHAPES, VISION
 from chatsearch.model.searcher import ChatSearcher
 from chatsearch.model.tensors import read_tensors, write_tensors
 from chatsearch.model.vision import VisionEncoder
-
-MODEL_WEIGHTS = "model-weights"
-VISION = "vision.safetensors"
-LANGUAGE = "language.safetensors"
-PERCEIVER = "perceiver.safetensors"
-SHAPES = "weights.json"
 
 
 class _Shapes(Config):
@@ -96,11 +92,6 @@ def load_weights(uri: str) -> StartingWeights:
         tokenizer=ChatTokenizer.load(artefact.folder),
         perceiver=read_tensors(artefact, PERCEIVER) if has_perceiver else None,
     )
-
-
-def load_weights_vision(artefact: Artefact) -> VisionEncoder:
-    """The vision encoder alone, without reading the language model."""
-    return VisionEncoder.from_weights(_read_shapes(artefact).vision, read_tensors(artefact, VISION))
 
 
 def start_searcher(config: SearcherConfig, weights: StartingWeights, *, seed: int = 0) -> ChatSearcher:

@@ -12,10 +12,11 @@ from chatsearch.corpora.open import open_corpus
 from chatsearch.data.config import PrepareConfig, StreamConfig
 from chatsearch.data.part import commit_shards, write_part
 from chatsearch.data.tokenizer import train_byte_bpe
+from chatsearch.kinds import DOCUMENT_SHARDS, MODEL_WEIGHTS
 from chatsearch.manifest import begin_output, read_manifest
 from chatsearch.model.config import ObjectiveConfig
 from chatsearch.model.vision import VisionEncoder
-from chatsearch.model.weights import MODEL_WEIGHTS, StartingWeights, save_weights
+from chatsearch.model.weights import StartingWeights, save_weights
 from chatsearch.storage import join
 from chatsearch.testing.tiny import SENTENCES, tiny_config, tiny_searcher
 from chatsearch.train.config import OptimiserConfig, TrainConfig
@@ -27,7 +28,7 @@ def write_tiny_shards(uri: str, counts: ScenesCounts) -> str:
     """Document shards of training scenes, without a cluster; returns the URI."""
     config = PrepareConfig(corpus=ScenesConfig(kinds=counts))
     corpus = open_corpus(config.corpus)
-    output = begin_output(uri, "document-shards", config, {"corpus": corpus.fingerprint()})
+    output = begin_output(uri, DOCUMENT_SHARDS, config, {"corpus": corpus.fingerprint()})
     records = (record for partition in corpus.partitions() for record in corpus.read(partition))
     return commit_shards(output, corpus.name, [write_part(output.folder, 0, records)]).uri
 

@@ -11,8 +11,6 @@ from chatsearch.data.config import LoaderConfig, StreamConfig
 from chatsearch.errors import ConfigError
 from chatsearch.model.config import ObjectiveConfig, SceneCnnConfig, SearcherConfig
 
-MODEL_BUNDLE = "model-bundle"
-"""Kind of what training makes; repeated from :mod:`chatsearch.model.bundle`, which imports torch."""
 TRAINED_PARTS = ("language", "perceiver", "input_cls", "input_queries", "query_head", "gallery_head", "log_scale")
 """Top-level parts of the searcher: the names under which learning rates may differ."""
 

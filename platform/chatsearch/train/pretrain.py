@@ -6,9 +6,10 @@ import sys
 
 import torch
 
+from chatsearch.kinds import MODEL_WEIGHTS
 from chatsearch.manifest import Artefact, begin_output
 from chatsearch.model.vision import VisionEncoder
-from chatsearch.model.weights import MODEL_WEIGHTS, StartingWeights, save_weights
+from chatsearch.model.weights import StartingWeights, save_weights
 from chatsearch.train.config import TinyWeightsConfig
 from chatsearch.train.pretrain_language import language_config, pretrain_language, train_tokenizer
 from chatsearch.train.pretrain_vision import pretrain_vision

@@ -12,16 +12,17 @@ from chatsearch.errors import (
     IncompleteArtefactError,
     TrainingError,
 )
+from chatsearch.kinds import DOCUMENT_SHARDS, FEATURE_STORE, MODEL_BUNDLE, MODEL_WEIGHTS
 from chatsearch.manifest import Artefact, Manifest, begin_output, fingerprint, open_artefact, read_manifest
 from chatsearch.storage import Folder, filesystem, resolve
 from chatsearch.tracking.tracker import NullTracker, Tracker
-from chatsearch.train.config import MODEL_BUNDLE, TrainConfig
+from chatsearch.train.config import TrainConfig
 
 if TYPE_CHECKING:
     from chatsearch.train.worker import WorkerJob
 
 CHECKPOINTS = "checkpoints"
-_STARTING_KINDS = ("model-weights", MODEL_BUNDLE)
+_STARTING_KINDS = (MODEL_WEIGHTS, MODEL_BUNDLE)
 
 
 def train(config: TrainConfig, tracker: Tracker | None = None) -> Artefact:
@@ -62,7 +63,7 @@ def check_inputs(config: TrainConfig) -> dict[str, str]:
     weights = _starting_manifest(config.weights)
     inputs = {"weights": weights.fingerprint, "features": "online"}
     if config.features:
-        features = open_artefact(config.features, "feature-store").manifest
+        features = open_artefact(config.features, FEATURE_STORE).manifest
         ours, theirs = (m.facts.get("encoder_fingerprint") for m in (weights, features))
         if ours != theirs:
             raise FingerprintMismatchError(
@@ -73,7 +74,7 @@ def check_inputs(config: TrainConfig) -> dict[str, str]:
             raise ConfigError(f"{config.features} holds no tokens. Embed again with --set tokens=true.")
         inputs["features"] = features.fingerprint
     for number, stream in enumerate(config.streams):
-        inputs[f"stream-{number}"] = open_artefact(stream.shards, "document-shards").fingerprint
+        inputs[f"stream-{number}"] = open_artefact(stream.shards, DOCUMENT_SHARDS).fingerprint
     return inputs
 
 

@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 from chatsearch.data.tokenizer import ChatTokenizer
 from chatsearch.errors import FingerprintMismatchError
+from chatsearch.kinds import MODEL_WEIGHTS
 from chatsearch.manifest import read_manifest
 from chatsearch.model.bundle import load_bundle
 from chatsearch.model.searcher import ChatSearcher
 from chatsearch.model.vision import VisionEncoder
-from chatsearch.model.weights import MODEL_WEIGHTS, load_weights, start_searcher
+from chatsearch.model.weights import load_weights, start_searcher
 from chatsearch.train.config import TrainConfig
 
 

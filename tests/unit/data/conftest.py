@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from chatsearch.config import Config
 from chatsearch.corpora.base import Rejected, Sample
-from chatsearch.data.part import DOCUMENT_SHARDS, commit_shards, write_part
+from chatsearch.data.part import commit_shards, write_part
 from chatsearch.data.tokenizer import ChatTokenizer, train_byte_bpe
+from chatsearch.kinds import DOCUMENT_SHARDS
 from chatsearch.manifest import begin_output
 from chatsearch.types import Document, Kind, Role, Segment, content_hash
 from PIL import Image

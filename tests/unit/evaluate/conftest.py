@@ -14,17 +14,18 @@ from chatsearch.corpora.base import Sample
 from chatsearch.corpora.config import ScenesConfig, ScenesCounts
 from chatsearch.corpora.images import decode_rgb
 from chatsearch.corpora.open import open_corpus
-from chatsearch.data.part import DOCUMENT_SHARDS, commit_shards
+from chatsearch.data.part import commit_shards
 from chatsearch.data.part import write_part as write_documents
 from chatsearch.index.build import build_index
 from chatsearch.index.config import EmbedConfig, IndexConfig
-from chatsearch.index.features import FEATURE_STORE, ITEMS, part_name, write_part
+from chatsearch.index.features import ITEMS, part_name, write_part
 from chatsearch.index.items import write_items
+from chatsearch.kinds import DOCUMENT_SHARDS, FEATURE_STORE, MODEL_WEIGHTS
 from chatsearch.manifest import begin_output
 from chatsearch.model.bundle import save_bundle
 from chatsearch.model.language import LanguageModel
 from chatsearch.model.vision import VisionEncoder
-from chatsearch.model.weights import MODEL_WEIGHTS, StartingWeights, save_weights
+from chatsearch.model.weights import StartingWeights, save_weights
 from chatsearch.testing.tiny import tiny_config, tiny_searcher, tiny_tokenizer, tiny_vision
 from chatsearch.types import GalleryItem, Kind
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from chatsearch.config import Config
-from chatsearch.index.build import M_Q, MODEL_BUNDLE, PROJECTION, build_index
+from chatsearch.index.build import build_index
 from chatsearch.index.config import EmbedConfig, IndexConfig
-from chatsearch.index.features import FEATURE_STORE, ITEMS, part_name, write_part
+from chatsearch.index.features import ITEMS, part_name, write_part
 from chatsearch.index.items import write_items
+from chatsearch.kinds import FEATURE_STORE, MODEL_BUNDLE
 from chatsearch.manifest import Artefact, begin_output
+from chatsearch.model.layout import M_Q, PROJECTION
 from chatsearch.storage import join
 from chatsearch.types import GalleryItem
 from safetensors.numpy import save_file

@@ -11,17 +11,11 @@ from chatsearch.errors import (
     FingerprintMismatchError,
     IncompleteArtefactError,
 )
+from chatsearch.kinds import MODEL_BUNDLE
 from chatsearch.manifest import MANIFEST, open_artefact
-from chatsearch.model.bundle import (
-    M_Q,
-    MODEL_BUNDLE,
-    PROJECTION,
-    SEARCHER,
-    load_bundle,
-    load_vision,
-    num_parameters,
-    save_bundle,
-)
+from chatsearch.model.bundle import load_bundle, num_parameters, save_bundle
+from chatsearch.model.frozen_encoder import load_vision
+from chatsearch.model.layout import M_Q, PROJECTION, SEARCHER
 from chatsearch.testing.tiny import tiny_bundle, tiny_config, tiny_searcher, tiny_tokenizer, tiny_vision
 from safetensors.numpy import load_file as load_numpy
 from safetensors.torch import load_file, save_file

@@ -13,8 +13,8 @@ from chatsearch.errors import (
     FingerprintMismatchError,
     MissingInputError,
 )
+from chatsearch.kinds import MODEL_WEIGHTS
 from chatsearch.manifest import begin_output
-from chatsearch.model.bundle import load_vision
 from chatsearch.model.config import (
     ClipConfig,
     FolderSource,
@@ -23,10 +23,11 @@ from chatsearch.model.config import (
     WheelSource,
 )
 from chatsearch.model.fetch import fetch
+from chatsearch.model.frozen_encoder import load_vision
 from chatsearch.model.language import LanguageModel, llama_config
 from chatsearch.model.perceiver import Perceiver
 from chatsearch.model.published import build_weights, convert_lavis, read_language
-from chatsearch.model.weights import MODEL_WEIGHTS, StartingWeights, load_weights, save_weights, start_searcher
+from chatsearch.model.weights import StartingWeights, load_weights, save_weights, start_searcher
 from chatsearch.storage import Folder
 from chatsearch.testing.tiny import tiny_config, tiny_searcher, tiny_tokenizer, tiny_vision
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaForCausalLM

@@ -8,8 +8,6 @@ from chatsearch.config import apply_overrides
 from chatsearch.data.config import StreamConfig
 from chatsearch.errors import ConfigError
 from chatsearch.manifest import fingerprint
-from chatsearch.model import bundle
-from chatsearch.train import config as module
 from chatsearch.train.config import OptimiserConfig, TrainConfig
 
 
@@ -48,10 +46,6 @@ def test_unknown_parts_and_betas_are_refused() -> None:
 def test_settings_reach_into_the_parts() -> None:
     config = apply_overrides(TrainConfig(), ["optimiser.learning_rate=1e-4", "zero_stage=2", "loader.num_tasks=3"])
     assert (config.optimiser.learning_rate, config.zero_stage, config.loader.num_tasks) == (1e-4, 2, 3)
-
-
-def test_the_kind_is_the_bundles_own() -> None:
-    assert module.MODEL_BUNDLE == bundle.MODEL_BUNDLE
 
 
 def test_the_driver_side_loads_nothing_heavy() -> None:

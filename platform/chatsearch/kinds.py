@@ -1,0 +1,10 @@
+"""Kinds of artefacts, as their manifests name them."""
+
+from __future__ import annotations
+
+DOCUMENT_SHARDS = "document-shards"
+MODEL_WEIGHTS = "model-weights"
+MODEL_BUNDLE = "model-bundle"
+FEATURE_STORE = "feature-store"
+GALLERY_INDEX = "gallery-index"
+DUAL_ENCODER = "dual-encoder"
