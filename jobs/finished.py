@@ -63,8 +63,8 @@ def input_uris(config: Config, prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, info in type(config).model_fields.items():
         value, key = getattr(config, name), prefix + name
         extra = info.json_schema_extra
-        # URIs of inputs are runtime fields: what counts is the fingerprint of what lies there. A corpus has a path.
-        names_input = name == "path" or (isinstance(extra, dict) and bool(extra.get("runtime")))
+        # URIs of inputs are runtime fields: what counts is the fingerprint of what lies there.
+        names_input = isinstance(extra, dict) and bool(extra.get("runtime"))
         several = isinstance(value, (list, tuple))
         for inner, item in [(f"{key}.{n}", item) for n, item in enumerate(value)] if several else [(key, value)]:
             if isinstance(item, Config):

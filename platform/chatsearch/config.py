@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from chatsearch.errors import ConfigError, UnknownNameError
 
@@ -58,18 +58,21 @@ def digest(*parts: Any) -> str:
 def apply_overrides(config: C, settings: Sequence[str]) -> C:
     """Apply ``key.path=value`` settings.
 
-    Values are read as JSON where they are JSON (numbers, true, null, lists, objects), else as strings.
+    Values are read as JSON where they are JSON (numbers, true, null, lists, objects), else as strings. All are applied
+    before anything is checked, so settings that fit only together may come in any order; of one key the last wins.
 
     Raises:
         UnknownNameError: no such key; the message offers the nearest.
         ConfigError: a setting without "=", or a value that does not fit its field.
     """
+    draft = _Draft(config)
     for setting in settings:
         key, eq, raw = setting.partition("=")
         if not eq or not key:
             raise ConfigError(f"Cannot read setting {setting!r}. Write it as key.path=value.")
-        config = _set(config, config, key, key.split("."), _parse(raw))
-    return config
+        draft.set(config, key, key.split("."), _parse(raw))
+    built: C = draft.build()
+    return built
 
 
 def _parse(raw: str) -> Any:
@@ -79,22 +82,69 @@ def _parse(raw: str) -> Any:
         return raw
 
 
-def _set(root: Config, node: C, key: str, path: list[str], value: Any) -> C:
-    name, rest = path[0], path[1:]
-    if name not in type(node).model_fields:
-        raise UnknownNameError.among("configuration key", key, known_keys(root))
-    current = getattr(node, name)
-    if rest and _holds_configs(current):
-        value = _set_item(root, current, key, rest, value)
-    elif rest:
-        if not isinstance(current, Config):
+class _Draft:
+    """A configuration with settings that are not checked yet."""
+
+    def __init__(self, node: Config) -> None:
+        self._node = node
+        self._changes: dict[str, Any] = {}
+        """New value by field: plain, a draft, or a list of items and drafts."""
+        self._settings: dict[str, tuple[str, Any]] = {}
+        """The last setting of each field, for messages."""
+
+    def set(self, root: Config, key: str, path: list[str], value: Any) -> None:
+        """Note one setting; ``path`` is what of ``key`` is left below this node."""
+        name, rest = path[0], path[1:]
+        fields = type(self._node).model_fields
+        if name not in fields:
+            raise UnknownNameError.among("configuration key", key, known_keys(root))
+        self._settings[name] = (key, value)
+        if not rest:
+            self._changes[name] = value
+            return
+        current = self._changes.get(name, getattr(self._node, name))
+        if name in self._changes and isinstance(current, (dict, list)) and not _holds_configs(current):
+            current = self._checked(name, current)  # set as a whole before, now a part of it
+        if _holds_configs(current):
+            self._changes[name] = _set_item(root, current, key, rest, value)
+            return
+        if not isinstance(current, (Config, _Draft)):
             raise ConfigError(f"{key!r} goes into {name!r}, which holds {current!r} and has no fields.")
-        value = _set(root, current, key, rest, value)
-    try:
-        return node.replace(**{name: value})
-    except ValidationError as error:
+        draft = current if isinstance(current, _Draft) else _Draft(current)
+        draft.set(root, key, rest, value)
+        self._changes[name] = draft
+
+    def build(self) -> Any:
+        """The checked configuration.
+
+        Raises:
+            ConfigError: a value does not fit its field, or two do not fit each other.
+        """
+        changes = {name: _built(value) for name, value in self._changes.items()}
+        try:
+            return self._node.replace(**changes)
+        except ValidationError as error:
+            raise self._refusal(error) from error
+
+    def _checked(self, name: str, value: Any) -> Any:
+        info = type(self._node).model_fields[name]
+        kind: Any = Annotated[info.annotation, info]
+        try:
+            return TypeAdapter(kind).validate_python(_built(value))
+        except ValidationError as error:
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: ValidationError) -> ConfigError:
         problem = error.errors()[0]
-        raise ConfigError(f"Cannot set {key} to {value!r}: {problem['msg']}.") from error
+        name = str(problem["loc"][0]) if problem["loc"] else ""
+        key, value = self._settings.get(name) or list(self._settings.values())[-1]
+        return ConfigError(f"Cannot set {key} to {value!r}: {problem['msg']}.")
+
+
+def _built(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_built(item) for item in value]
+    return value.build() if isinstance(value, _Draft) else value
 
 
 def _set_item(root: Config, items: Sequence[Any], key: str, path: list[str], value: Any) -> list[Any]:
@@ -102,13 +152,20 @@ def _set_item(root: Config, items: Sequence[Any], key: str, path: list[str], val
     place, rest = path[0], path[1:]
     if place not in {str(n) for n in range(len(items))}:
         raise UnknownNameError.among("configuration key", key, known_keys(root))
-    changed = list(items)
-    changed[int(place)] = _set(root, items[int(place)], key, rest, value) if rest else value
+    changed, at = list(items), int(place)
+    if not rest:
+        changed[at] = value
+        return changed
+    if not isinstance(changed[at], _Draft):
+        changed[at] = _Draft(changed[at])
+    changed[at].set(root, key, rest, value)
     return changed
 
 
 def _holds_configs(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(item, Config) for item in value)
+    return (
+        isinstance(value, (list, tuple)) and bool(value) and all(isinstance(item, (Config, _Draft)) for item in value)
+    )
 
 
 def known_keys(config: Config, prefix: str = "") -> list[str]:

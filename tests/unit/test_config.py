@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from chatsearch.config import Config, apply_overrides, digest, flatten, known_keys, runtime
 from chatsearch.errors import ConfigError, UnknownNameError
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 
 class Inner(Config):
@@ -14,7 +14,19 @@ class Inner(Config):
     workers: int = runtime(2)
 
 
+class Window(Config):
+    first: int = 0
+    last: int = 9
+
+    @model_validator(mode="after")
+    def _check(self) -> Window:
+        if self.first > self.last:
+            raise ConfigError(f"first={self.first} is more than last={self.last}.")
+        return self
+
+
 class Outer(Config):
+    window: Window = Window()
     steps: int = 10
     inner: Inner = Inner()
     parts: tuple[Inner, ...] = (Inner(),)
@@ -40,6 +52,7 @@ def test_content_leaves_out_what_only_changes_the_run() -> None:
     assert Outer(steps=11).content() != Outer().content()
     assert Outer(inner=Inner(rate=0.2)).content() != Outer().content()
     assert Outer().content() == {
+        "window": {"first": 0, "last": 9},
         "steps": 10,
         "inner": {"rate": 0.1, "name": "adam"},
         "parts": [{"rate": 0.1, "name": "adam"}],
@@ -76,6 +89,22 @@ def test_the_last_of_several_settings_wins_and_the_original_stays() -> None:
     assert config.steps == 10
 
 
+@pytest.mark.parametrize("settings", [["window.first=20", "window.last=30"], ["window.last=30", "window.first=20"]])
+def test_settings_that_fit_only_together_come_in_any_order(settings: list[str]) -> None:
+    assert apply_overrides(Outer(), settings).window == Window(first=20, last=30)
+    with pytest.raises(ConfigError, match="first=20 is more than last=9"):
+        apply_overrides(Outer(), ["window.first=20"])
+
+
+def test_a_part_of_what_was_set_as_a_whole() -> None:
+    whole = apply_overrides(Outer(), ['inner={"name": "sgd"}', "inner.rate=0.5"])
+    assert whole.inner == Inner(name="sgd", rate=0.5)
+    items = apply_overrides(Outer(), ['parts=[{"name": "sgd"}, {}]', "parts.0.rate=0.5", 'parts.1={"rate": 3}'])
+    assert items.parts == (Inner(name="sgd", rate=0.5), Inner(rate=3))
+    assert apply_overrides(items, ['parts.0={"rate": 4}', "parts.0.workers=5"]).parts[0] == Inner(rate=4, workers=5)
+    assert apply_overrides(items, ["inner.rate=0.5", "inner={}"]).inner == Inner()
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -101,7 +130,7 @@ def test_an_unknown_key_offers_the_nearest(setting: str, near: str) -> None:
 
 
 def test_keys_and_flat_values() -> None:
-    assert known_keys(Outer())[:5] == ["steps", "inner", "inner.rate", "inner.name", "inner.workers"]
+    assert known_keys(Outer())[3:8] == ["steps", "inner", "inner.rate", "inner.name", "inner.workers"]
     flat = flatten(Outer())
     assert flat["inner.rate"] == 0.1
     assert flat["parts.0.name"] == "adam"

@@ -64,10 +64,9 @@ class CaptionedFolder:
 
         The pictures' bytes are not read for it: one replaced by another of the very same size goes unnoticed.
         """
-        content = {key: value for key, value in self.config.content().items() if key != "path"}
         lines, sizes = self._folder.read_bytes(CAPTIONS_FILE), self._folder.sizes()
         named = [(file, sizes.get(posixpath.normpath(file))) for file in map(_file_of, _lines(lines)) if file]
-        return digest(self.name, _FORMAT_VERSION, content, hashlib.sha256(lines).hexdigest(), named)
+        return digest(self.name, _FORMAT_VERSION, self.config.content(), hashlib.sha256(lines).hexdigest(), named)
 
     def partitions(self) -> list[Partition]:
         """Runs of lines. One scan of the captions file also finds the ids that occur twice."""

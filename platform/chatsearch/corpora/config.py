@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from chatsearch.config import Config
+from chatsearch.config import Config, runtime
 from chatsearch.types import Kind
 
 Count = Annotated[int, Field(ge=0)]
@@ -44,7 +44,8 @@ class CaptionedFolderConfig(Config):
     """A folder with ``captions.jsonl``; ``path`` may be local or ``s3://``."""
 
     type: Literal["captioned_folder"] = "captioned_folder"
-    path: str
+    path: str = runtime(...)
+    """Where the folder lies, which does not matter to what is made of it."""
     split: str | None = None
     """Only records of this split; None reads all. Records without a split count as ``train``."""
     emit: tuple[Literal[Kind.CAPTION, Kind.QUESTION, Kind.T, Kind.GALLERY], ...] = (Kind.CAPTION,)
@@ -58,7 +59,8 @@ class WebDatasetConfig(Config):
     """A folder of tars as img2dataset writes them (``key.jpg``, ``key.txt``, ``key.json``), or one such tar."""
 
     type: Literal["webdataset"] = "webdataset"
-    path: str
+    path: str = runtime(...)
+    """Where the tars lie, which does not matter to what is made of them."""
     split: str = "train"
     """The split that all documents of this folder get."""
     emit: tuple[Literal[Kind.CAPTION, Kind.GALLERY], ...] = (Kind.CAPTION,)

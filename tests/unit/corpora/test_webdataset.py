@@ -163,3 +163,24 @@ def test_sample_tars(sample_data: Path) -> None:
     samples, rejected = read(sample_data / "formats" / "cc3m" / "webdataset")
     assert not rejected
     assert len(samples) == 48
+
+
+def test_fingerprint_follows_content_not_place_and_reads_no_tar_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fingerprint(path: Path, **options: object) -> str:
+        return open_corpus(WebDatasetConfig(path=str(path), **options)).fingerprint()
+
+    monkeypatch.delattr("chatsearch.storage.Folder.sha256")
+    folder = tmp_path / "here"
+    folder.mkdir()
+    write_tar(folder / "00000.tar", good("000000000", "first"))
+    before = fingerprint(folder)
+    moved = folder.rename(tmp_path / "there")
+    assert fingerprint(moved) == before
+    assert fingerprint(moved, split="val") != before
+    write_tar(moved / "00000.tar", good("000000000", "fir5t"))
+    changed = fingerprint(moved)
+    assert changed != before
+    write_tar(moved / "00001.tar", good("000010000", "second"))
+    assert fingerprint(moved) not in (before, changed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from chatsearch.errors import ConfigError
 
@@ -36,6 +38,13 @@ def test_photographs_go_to_every_step_that_reads_them() -> None:
     corpora = [step.config.corpus.path for step in path if step.job.name == "prepare"]
     assert corpora == [DATA] * 3
     assert [step.config.data for step in path if step.job.name == "evaluate"] == [DATA]
+
+
+def test_the_spelling_of_the_folder_of_photographs_changes_no_fingerprint() -> None:
+    def contents(data: str) -> list[dict[str, Any]]:
+        return [step.config.content() for step in steps.steps(quickstart.small().replace(data=data))]
+
+    assert contents(DATA) == contents(f"{DATA}/") == contents("../photographs/flickr")
 
 
 @pytest.mark.parametrize(
