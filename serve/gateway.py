@@ -1,4 +1,4 @@
-"""The outermost layer of the HTTP application: trace ids, the body limit, security headers, timings, last resort."""
+"""The outermost layer of the HTTP application: trace ids, who is meant, the body limit, security headers, last resort."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Collection
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.hosts import check_sender
 from serve.metrics import ServiceMetrics
 from serve.problems import MEDIA_TYPE, ProblemError, document, problem_of, too_large
 from serve.settings import Limits
@@ -31,9 +33,12 @@ _DEFAULT_HEADERS = {
 class Gateway:
     """ASGI middleware around everything else."""
 
-    def __init__(self, app: ASGIApp, *, limits: Limits, metrics: ServiceMetrics) -> None:
+    def __init__(
+        self, app: ASGIApp, *, limits: Limits, allowed_hosts: Collection[str], metrics: ServiceMetrics
+    ) -> None:
         self._app = app
         self._limits = limits
+        self._allowed_hosts = allowed_hosts
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,6 +52,7 @@ class Gateway:
         started = time.perf_counter()
         self._metrics.in_flight.inc()
         try:
+            check_sender(scope["method"], dict(scope["headers"]), self._allowed_hosts)
             body = await _read_body(scope, receive, self._limits.max_body_bytes)
             await self._app(scope, _replay(body, receive), answer)
         except Exception as error:

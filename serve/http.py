@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Collection
 
 from chatsearch import __version__
 from chatsearch.errors import ChatSearchError
@@ -25,7 +26,13 @@ logger = logging.getLogger("chatsearch.serve")
 
 
 def build_http_app(
-    backend: Backend, store: ConversationStore, limits: Limits, *, turn_timeout_s: float, retry_after_s: float
+    backend: Backend,
+    store: ConversationStore,
+    limits: Limits,
+    *,
+    allowed_hosts: Collection[str],
+    turn_timeout_s: float,
+    retry_after_s: float,
 ) -> FastAPI:
     """The whole HTTP surface over a backend and a store."""
     metrics = ServiceMetrics()
@@ -74,5 +81,5 @@ def build_http_app(
             problem(error.status_code, slug, f"{request.method} {request.url.path[:200]}: {error.detail}", action),
         )
 
-    app.add_middleware(Gateway, limits=limits, metrics=metrics)
+    app.add_middleware(Gateway, limits=limits, allowed_hosts=allowed_hosts, metrics=metrics)
     return app

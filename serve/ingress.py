@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from chatsearch.converse.config import AnswerOptions
 from chatsearch.converse.dialogue import Dialogue, Retrieval
 from chatsearch.converse.events import Event
-from chatsearch.errors import ChatSearchError, ClusterError, OverloadedError
+from chatsearch.errors import OverloadedError
 from chatsearch.types import GalleryItem, Segment
 
 from serve.backend import ServedPair
+from serve.calls import named_errors
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -46,7 +46,7 @@ class RayBackend:
         self, dialogue: Dialogue, options: AnswerOptions, uploads: Mapping[str, bytes]
     ) -> AsyncGenerator[Event, None]:
         """Events of one answer from a model replica."""
-        with _named_errors():
+        with named_errors():
             stream: Any = self._model_handle.options(stream=True).respond.remote(dialogue, options, dict(uploads))
             try:
                 async for event in stream:
@@ -58,7 +58,7 @@ class RayBackend:
         self, segments: Sequence[Segment], options: AnswerOptions, uploads: Mapping[str, bytes]
     ) -> Retrieval:
         """Candidates for a context, from a model replica."""
-        with _named_errors():
+        with named_errors():
             return await self._model_handle.search.remote(tuple(segments), options, dict(uploads))
 
     async def item(self, item_id: str) -> GalleryItem | None:
@@ -66,7 +66,7 @@ class RayBackend:
         from chatsearch.index.shard import shard_of
         from chatsearch.types import faiss_id
 
-        with _named_errors():
+        with named_errors():
             return await self._shards[shard_of(faiss_id(item_id), len(self._shards))].find.remote(item_id)
 
     async def picture(self, content_hash: str) -> bytes:
@@ -75,7 +75,7 @@ class RayBackend:
 
     async def check(self) -> None:
         """Ask the model, which asks every shard."""
-        with _named_errors():
+        with named_errors():
             try:
                 async with asyncio.timeout(_READY_TIMEOUT_S):
                     await self._model_handle.fingerprint.remote()
@@ -83,24 +83,6 @@ class RayBackend:
                 raise OverloadedError(
                     f"Model or index did not answer within {_READY_TIMEOUT_S:g} s. They may still be loading."
                 ) from error
-
-
-@contextlib.contextmanager
-def _named_errors() -> Any:
-    """Ray's wrappers taken off: what a deployment raised on purpose comes out as it was raised."""
-    from ray.exceptions import RayActorError, RayTaskError
-    from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-
-    try:
-        yield
-    except BackPressureError as error:
-        raise OverloadedError("All replicas are busy and the queue is full; nothing was started.") from error
-    except (RayActorError, DeploymentUnavailableError) as error:
-        raise OverloadedError("A replica went away while it worked on this request; nothing was saved.") from error
-    except RayTaskError as error:
-        if isinstance(error.cause, ChatSearchError):
-            raise error.cause from None
-        raise ClusterError(f"A replica failed: {type(error.cause).__name__}.") from error
 
 
 class Ingress:
@@ -127,6 +109,7 @@ class Ingress:
             self._backend,
             self._store,
             self._args.limits,
+            allowed_hosts=self._args.allowed_hosts,
             turn_timeout_s=self._args.turn_timeout_s,
             retry_after_s=self._args.retry_after_s,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,9 @@ from chatsearch.converse.config import AnswerOptions
 from chatsearch.converse.dialogue import Dialogue, Retrieval
 from chatsearch.converse.events import Event
 from chatsearch.types import Segment
+
+from serve.calls import named_errors
+from serve.threads import iterate_in_thread
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -36,13 +40,10 @@ class ModelServer:
         self, dialogue: Dialogue, options: AnswerOptions, uploads: Mapping[str, bytes]
     ) -> AsyncGenerator[Event, None]:
         """Events of one answer; see :meth:`chatsearch.converse.engine.Engine.respond`."""
-        events = self._engine.respond(dialogue, options, uploads)
-        try:
-            while (event := await asyncio.to_thread(next, events, None)) is not None:
+        # A client that went away leaves the engine's generator suspended, holding its cache: closing ours closes it.
+        async with contextlib.aclosing(iterate_in_thread(self._engine.respond(dialogue, options, uploads))) as events:
+            async for event in events:
                 yield event
-        finally:
-            # A client that went away leaves the generator suspended, holding its cache: close it.
-            events.close()  # type: ignore[attr-defined]
 
     async def search(
         self, segments: Sequence[Segment], options: AnswerOptions, uploads: Mapping[str, bytes]
@@ -52,5 +53,6 @@ class ModelServer:
 
     async def fingerprint(self) -> str:
         """Fingerprint of the model; answers only once the bundle is loaded and every shard replies."""
-        await asyncio.gather(*(shard.version.remote() for shard in self._shards))
+        with named_errors():
+            await asyncio.gather(*(shard.version.remote() for shard in self._shards))
         return self._engine.model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from chatsearch.data.shards import ImageStore
-from chatsearch.errors import MissingInputError
+from chatsearch.errors import CorruptArtefactError, MissingInputError
 
 
 class GalleryPictures:
@@ -19,8 +19,12 @@ class GalleryPictures:
 
         Raises:
             MissingInputError: the gallery has no such picture. Where it was looked for is nobody's business outside.
+            CorruptArtefactError: it should have it, but the file that holds it is gone.
         """
         for store in self._stores:
             if content_hash in store:
-                return store.get(content_hash)
+                try:
+                    return store.get(content_hash)
+                except MissingInputError as error:
+                    raise CorruptArtefactError(str(error)) from error
         raise MissingInputError(f"The gallery has no picture {content_hash[:64]!r}.")

@@ -67,6 +67,11 @@ _KINDS: dict[type[errors.ChatSearchError], tuple[HTTPStatus, str, str]] = {
     ),
     errors.StorageError: (HTTPStatus.SERVICE_UNAVAILABLE, "storage", "Try again; if it stays, tell the operator."),
 }
+_PRIVATE = {
+    errors.ArtefactError: "The model, the index or the gallery is damaged, or they were not made for each other.",
+    errors.StorageError: "The conversations or the gallery's files cannot be read or written just now.",
+}
+"""What is said in place of messages that name paths, buckets and databases; these stay in the log."""
 
 
 def problem(status: int, slug: str, detail: str, action: str, *, limit: float | None = None) -> Problem:
@@ -102,7 +107,7 @@ def problem_of(error: BaseException) -> Problem:
     for kind in type(error).__mro__:
         if kind in _KINDS:
             status, slug, action = _KINDS[kind]
-            return problem(status, slug, str(error), action)
+            return problem(status, slug, _PRIVATE.get(kind, str(error)), action)
     return problem(
         500, "internal-error", "Something went wrong in the service.", "Try again; if it stays, report the trace id."
     )

@@ -7,12 +7,17 @@ import errno
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from chatsearch.errors import ClusterError, ConfigError
 from chatsearch.session import ray_session
 
 from serve.app import build_app, check_pair
+from serve.hosts import names_of
 from serve.settings import ServeArgs
+
+if TYPE_CHECKING:
+    from ray.serve.schema import ServeStatus
 
 LOOPBACK = "127.0.0.1"
 _APPLICATION = "chatsearch"
@@ -30,13 +35,15 @@ def serving(args: ServeArgs, host: str = LOOPBACK, port: int = 8000) -> Iterator
     Raises:
         ArtefactError: model and index are not there or do not belong together; nothing was started.
         ConfigError: the port is busy; nothing was started.
-        ClusterError: a replica did not start; its reason is in the message.
+        ClusterError: Serve runs on this cluster already, or a replica did not start; its reason is in the message.
     """
     check_pair(args)
     check_port(host, port)
     with ray_session():
         from ray import serve
 
+        _check_free(serve.status())
+        args = args.replace(allowed_hosts=(*args.allowed_hosts, *names_of(host)))
         serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
         try:
             try:
@@ -45,7 +52,10 @@ def serving(args: ServeArgs, host: str = LOOPBACK, port: int = 8000) -> Iterator
                 raise ClusterError(f"The service did not start: {' '.join(str(error).split())[:1500]}") from error
             yield f"http://{host}:{port}"
         finally:
-            serve.shutdown()
+            if set(serve.status().applications) - {_APPLICATION}:  # somebody else's came while ours ran
+                serve.delete(_APPLICATION)
+            else:
+                serve.shutdown()
 
 
 def serve_forever(
@@ -57,6 +67,16 @@ def serve_forever(
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
         say("Stopping.")
+
+
+def _check_free(status: ServeStatus) -> None:
+    """Refuse to start on a cluster that serves already: address and port of its proxies are set for good."""
+    if status.proxies or status.applications:
+        names = ", ".join(sorted(status.applications)) or "no application yet"
+        raise ClusterError(
+            f"Ray Serve runs on this cluster already ({names}), with an address of its own. Add the application to it with "
+            "`serve deploy` and a file like serve/config/cluster.yaml, or stop Serve first (`serve shutdown`)."
+        )
 
 
 def check_port(host: str, port: int) -> None:

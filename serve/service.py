@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from chatsearch.converse.config import AnswerOptions
-from chatsearch.converse.dialogue import Dialogue
+from chatsearch.converse.dialogue import Dialogue, Retrieval
 from chatsearch.converse.events import Candidates, Done, Event
+from chatsearch.types import Segment
 from fastapi import Depends, Request
 
 from serve.backend import Backend
@@ -44,16 +45,8 @@ class Service:
     async def _counted(self, source: AsyncGenerator[Event, None]) -> AsyncIterator[Event]:
         deadline = asyncio.get_running_loop().time() + self.turn_timeout_s
         while True:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    event = await anext(source, None)
-            except TimeoutError as error:
-                raise refused(
-                    "timeout",
-                    f"The answer took longer than {self.turn_timeout_s:g} seconds and was stopped. Nothing was saved.",
-                    "Ask for fewer tokens, or try again when the service is less busy.",
-                    504,
-                ) from error
+            async with self._until(deadline):
+                event = await anext(source, None)
             if event is None:
                 return
             if isinstance(event, Candidates):
@@ -61,6 +54,28 @@ class Service:
             elif isinstance(event, Done):
                 self.metrics.answered(event)
             yield event
+
+    async def search(
+        self, segments: Sequence[Segment], options: AnswerOptions, uploads: Mapping[str, bytes]
+    ) -> Retrieval:
+        """One search, counted and under the same time limit."""
+        async with self._until(asyncio.get_running_loop().time() + self.turn_timeout_s):
+            found = await self.backend.search(segments, options, uploads)
+        self.metrics.retrieved(found)
+        return found
+
+    @contextlib.asynccontextmanager
+    async def _until(self, deadline: float) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout_at(deadline):
+                yield
+        except TimeoutError as error:
+            raise refused(
+                "timeout",
+                f"The answer took longer than {self.turn_timeout_s:g} seconds and was stopped. Nothing was saved.",
+                "Ask for fewer tokens, or try again when the service is less busy.",
+                504,
+            ) from error
 
 
 def _service(request: Request) -> Service:

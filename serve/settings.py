@@ -64,7 +64,10 @@ class ServeArgs(Config):
     images: tuple[str, ...] = ()
     """URIs of the document shards that hold the gallery's pictures; by default those that the index names."""
     database: str = "sqlite:///chatsearch.db"
-    """SQLAlchemy URL of the conversations. SQLite for one machine, PostgreSQL for a cluster."""
+    """SQLAlchemy URL of the conversations: SQLite for one machine, PostgreSQL (extra ``postgres``) for a cluster."""
+    allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
+    """Names, without ports, by which the service may be called; ``*`` allows all. Other names are refused, since a foreign
+    web page can make a name of its own lead here."""
     limits: Limits = Limits()
     ingress_scaling: Scaling = Scaling(
         target_ongoing_requests=16, max_ongoing_requests=64, max_queued_requests=256, num_cpus=0.2
@@ -84,7 +87,7 @@ class ServeArgs(Config):
         # Replicas run in other folders than the driver.
         return resolve(value)
 
-    @field_validator("images", mode="before")
+    @field_validator("images", "allowed_hosts", mode="before")
     @classmethod
     def _one_or_several(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from chatsearch.converse.engine import Ranking
-from chatsearch.errors import ClusterError, FingerprintMismatchError
+from chatsearch.errors import FingerprintMismatchError, OverloadedError
 from chatsearch.index.merge import ShardHits, merge_batches
 from chatsearch.index.shard import IndexShard
 from chatsearch.types import GalleryItem, faiss_id
 from numpy.typing import NDArray
+
+from serve.calls import named_errors
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -54,13 +56,14 @@ class ShardFanOut:
 
         Raises:
             FingerprintMismatchError: a shard serves another version of the index than this model was paired with.
-            ClusterError: a shard did not answer in time.
+            OverloadedError: a shard is busy, did not answer in time or went away.
         """
-        asked = [shard.search.remote(query_d[None], k, exclude) for shard in self._shards]
         try:
-            results = [response.result(timeout_s=self._timeout_s) for response in asked]
+            with named_errors():
+                asked = [shard.search.remote(query_d[None], k, exclude) for shard in self._shards]
+                results = [response.result(timeout_s=self._timeout_s) for response in asked]
         except TimeoutError as error:
-            raise ClusterError(
+            raise OverloadedError(
                 f"A shard of the index did not answer within {self._timeout_s:g} s. Check the shard deployments and try again."
             ) from error
         other = {result.version for result in results} - {self._index}

@@ -1,4 +1,6 @@
-"""Conversations in SQL: SQLite by default, PostgreSQL on a cluster.
+"""Conversations in SQL: SQLite by default, PostgreSQL (with the extra ``postgres``) on a cluster.
+
+Every method but ``close`` raises StorageError when the database fails; then nothing was changed.
 
 Ids are unguessable and are the only key to a conversation. A stranger's id answers exactly as one that does not
 exist. Deleting removes history and uploaded pictures; SQLite also overwrites the freed pages.
@@ -6,11 +8,13 @@ exist. Deleting removes history and uploaded pictures; SQLite also overwrites th
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import sqlalchemy as sa
 from chatsearch.converse.dialogue import Dialogue, Message, Picture
@@ -66,19 +70,23 @@ class ConversationStore:
             self._engine = sa.create_engine(url, pool_pre_ping=True)
             if self._engine.dialect.name == "sqlite":
                 sa.event.listen(self._engine, "connect", _set_up_sqlite)
-            _metadata.create_all(self._engine)
-        except (sa.exc.SQLAlchemyError, ImportError) as error:
+                _make_folder(self._engine.url.database)
+            try:
+                _metadata.create_all(self._engine)
+            except sa.exc.DBAPIError:  # another replica made the tables after we had looked
+                _metadata.create_all(self._engine)
+        except (OSError, sa.exc.SQLAlchemyError, ImportError) as error:
             where = sa.engine.make_url(url).render_as_string(hide_password=True)
             raise StorageError(
                 f"Cannot open the conversation database {where}: {type(error).__name__}. "
-                "Check the URL, that the folder exists and can be written, and that the server is up."
+                "Check the URL, that its driver is installed, that the folder can be written or the server is up."
             ) from error
 
     def create(self) -> Conversation:
         """A new, empty conversation."""
         now = datetime.datetime.now(datetime.UTC)
         made = Conversation(secrets.token_urlsafe(24), 0, Dialogue(), now, now)
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             connection.execute(
                 _conversations.insert().values(
                     id=made.conversation_id,
@@ -96,7 +104,7 @@ class ConversationStore:
         Raises:
             MissingInputError: there is none with this id.
         """
-        with self._engine.connect() as connection:
+        with self._transaction() as connection:
             row = connection.execute(sa.select(_conversations).where(_conversations.c.id == conversation_id)).first()
         if row is None:
             raise _missing()
@@ -114,7 +122,7 @@ class ConversationStore:
         """
         now = datetime.datetime.now(datetime.UTC)
         conversation_id, revision = before.conversation_id, before.revision + 1
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             changed = connection.execute(
                 _conversations.update()
                 .where(_conversations.c.id == conversation_id, _conversations.c.revision == before.revision)
@@ -128,7 +136,7 @@ class ConversationStore:
     def uploads(self, conversation_id: str) -> dict[str, bytes]:
         """The pictures uploaded to a conversation, by content hash."""
         query = sa.select(_uploads.c.content_hash, _uploads.c.data).where(_uploads.c.conversation_id == conversation_id)
-        with self._engine.connect() as connection:
+        with self._transaction() as connection:
             return {row.content_hash: bytes(row.data) for row in connection.execute(query)}
 
     def upload(self, conversation_id: str, content_hash: str) -> bytes:
@@ -140,7 +148,7 @@ class ConversationStore:
         query = sa.select(_uploads.c.data).where(
             _uploads.c.conversation_id == conversation_id, _uploads.c.content_hash == content_hash
         )
-        with self._engine.connect() as connection:
+        with self._transaction() as connection:
             row = connection.execute(query).first()
         if row is None:
             raise _missing()
@@ -152,7 +160,7 @@ class ConversationStore:
         Raises:
             MissingInputError: there is none with this id.
         """
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             connection.execute(_uploads.delete().where(_uploads.c.conversation_id == conversation_id))
             gone = connection.execute(_conversations.delete().where(_conversations.c.id == conversation_id)).rowcount
         if not gone:
@@ -160,15 +168,25 @@ class ConversationStore:
 
     def ping(self) -> None:
         """Ask the database something; raises StorageError if it does not answer."""
-        try:
-            with self._engine.connect() as connection:
-                connection.execute(sa.select(1))
-        except sa.exc.SQLAlchemyError as error:
-            raise StorageError("The conversation database does not answer. Check that it is up.") from error
+        with self._transaction() as connection:
+            connection.execute(sa.select(1))
 
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """A connection whose changes are kept together, or not at all if anything goes wrong."""
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except sa.exc.SQLAlchemyError as error:
+            cause = getattr(error, "orig", None) or type(error).__name__  # the driver's words, without the statement
+            raise StorageError(
+                f"The conversation database failed: {' '.join(str(cause).split())[:300]}. Nothing was changed. Check that it "
+                "is up, is not locked by another program and has room."
+            ) from error
 
     @staticmethod
     def _explain_missing_row(connection: Connection, conversation_id: str) -> None:
@@ -210,6 +228,11 @@ def message_images(dialogue: Dialogue) -> set[str]:
 
 def _missing() -> MissingInputError:
     return MissingInputError("There is no such conversation or picture.")
+
+
+def _make_folder(database: str | None) -> None:
+    if database and database != ":memory:":
+        Path(database).parent.mkdir(parents=True, exist_ok=True)
 
 
 def _set_up_sqlite(connection: object, _: object) -> None:

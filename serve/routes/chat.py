@@ -61,8 +61,7 @@ async def search(request: SearchRequest, response: Response, service: ServiceDep
     """Rank the gallery for a dialogue, whatever the model would have answered. Nothing is kept."""
     options = ranking_options(request, service.limits)
     dialogue, uploads = await run_in_threadpool(read_messages, request.messages, service.limits)
-    found = await service.backend.search(dialogue.segments(), options, uploads)
-    service.metrics.retrieved(found)
+    found = await service.search(dialogue.segments(), options, uploads)
     hits = [hit_view(hit) for hit in found.candidates]
     return SearchAnswer(hits=hits, model=found.model, index_version=found.index, trace_id=trace_id)
 

@@ -5,7 +5,7 @@ It knows neither HTTP nor Ray: a retriever and a source of pictures are handed i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -59,7 +59,7 @@ class Engine:
 
     def respond(
         self, dialogue: Dialogue, options: AnswerOptions = DEFAULTS, uploads: Mapping[str, bytes] = _NOTHING
-    ) -> Iterator[Event]:
+    ) -> Generator[Event]:
         """Answer the last message or go on after the last pick; the last event is Done with the new dialogue.
 
         Args:

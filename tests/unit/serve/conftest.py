@@ -20,6 +20,14 @@ from tests.unit.serve.local import LocalBackend
 LIMITS = Limits(max_new_tokens=8, max_tokens=400)
 
 
+def open_client(backend: LocalBackend, store: ConversationStore, *, turn_timeout_s: float = 30) -> TestClient:
+    """A client of the whole HTTP application, which was started on loopback."""
+    app = build_http_app(
+        backend, store, LIMITS, allowed_hosts=("127.0.0.1", "::1"), turn_timeout_s=turn_timeout_s, retry_after_s=2
+    )
+    return TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False)
+
+
 @pytest.fixture(scope="package")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     return tiny_bundle(str(tmp_path_factory.mktemp("bundle")))
@@ -44,6 +52,5 @@ def backend(bundle: ModelBundle, gallery: MemoryGallery) -> LocalBackend:
 
 @pytest.fixture
 def client(backend: LocalBackend, store: ConversationStore) -> Iterator[TestClient]:
-    app = build_http_app(backend, store, LIMITS, turn_timeout_s=30, retry_after_s=2)
-    with TestClient(app, raise_server_exceptions=False) as opened:
+    with open_client(backend, store) as opened:
         yield opened

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from chatsearch.converse.config import AnswerOptions
@@ -12,6 +13,7 @@ from chatsearch.converse.events import Event
 from chatsearch.types import GalleryItem, Segment
 
 from serve.backend import GalleryFacts
+from serve.threads import iterate_in_thread
 from tests.unit.converse.memory import MemoryGallery
 
 
@@ -30,9 +32,9 @@ class LocalBackend:
     async def respond(
         self, dialogue: Dialogue, options: AnswerOptions, uploads: Mapping[str, bytes]
     ) -> AsyncGenerator[Event, None]:
-        events = self._engine.respond(dialogue, options, uploads)
-        while (event := await asyncio.to_thread(next, events, None)) is not None:
-            yield event
+        async with contextlib.aclosing(iterate_in_thread(self._engine.respond(dialogue, options, uploads))) as events:
+            async for event in events:
+                yield event
 
     async def search(
         self, segments: Sequence[Segment], options: AnswerOptions, uploads: Mapping[str, bytes]

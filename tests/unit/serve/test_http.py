@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
-from chatsearch.converse.dialogue import Dialogue
+from chatsearch.converse.dialogue import Dialogue, Retrieval
+from chatsearch.converse.events import TextDelta
 from chatsearch.converse.transcript import from_json
-from chatsearch.errors import OverloadedError
+from chatsearch.errors import FingerprintMismatchError, OverloadedError
 from chatsearch.types import content_hash
 from fastapi.testclient import TestClient
 
-from serve.http import build_http_app
 from serve.store import ConversationStore
 from tests.unit.converse.memory import MemoryGallery, picture
-from tests.unit.serve.conftest import LIMITS
+from tests.unit.serve.conftest import LIMITS, open_client
 from tests.unit.serve.local import LocalBackend
 
 
@@ -310,8 +311,7 @@ def test_overload_says_when_to_come_back_and_faults_do_not_talk(
     backend: LocalBackend, store: ConversationStore
 ) -> None:
     backend.__class__ = FullBackend
-    app = build_http_app(backend, store, LIMITS, turn_timeout_s=30, retry_after_s=2)
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with open_client(backend, store) as client:
         for stream in (False, True):
             body = {"messages": [user("x")], "stream": stream}
             answer = client.post("/v1/chat/completions", json=body)
@@ -320,6 +320,56 @@ def test_overload_says_when_to_come_back_and_faults_do_not_talk(
         fault = client.get("/readyz")
         problem(fault, 500, "internal-error")
         assert "secret" not in fault.text
+
+
+class SlowBackend(LocalBackend):
+    """A backend that never comes to an end."""
+
+    async def search(self, *_: Any) -> Retrieval:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def respond(self, *_: Any) -> AsyncGenerator[Any, None]:
+        await asyncio.Event().wait()
+        yield
+
+
+@pytest.mark.parametrize("path", ["/v1/search", "/v1/chat/completions"])
+def test_what_takes_too_long_is_ended(backend: LocalBackend, store: ConversationStore, path: str) -> None:
+    backend.__class__ = SlowBackend
+    with open_client(backend, store, turn_timeout_s=0.05) as client:
+        problem(client.post(path, json={"messages": [user("x")]}), 504, "timeout")
+
+
+class BrokenBackend(LocalBackend):
+    """A backend over damaged files."""
+
+    error: Exception = FingerprintMismatchError("s3://secret-bucket/index was made for another model")
+
+    async def search(self, *_: Any) -> Retrieval:
+        raise self.error
+
+    async def respond(self, *_: Any) -> AsyncGenerator[Any, None]:
+        yield TextDelta("so far ")
+        raise self.error
+
+
+def test_damage_behind_the_service_is_named_by_kind_and_told_only_to_the_log(
+    backend: LocalBackend, store: ConversationStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend.__class__ = BrokenBackend
+    with open_client(backend, store) as client:
+        body = {"messages": [user("x")]}
+        whole = client.post("/v1/search", json=body)
+        problem(whole, 500, "bad-artefact")
+        streamed = client.post("/v1/chat/completions", json=body | {"stream": True})
+    name, data = events(streamed)[-1]
+    assert name == "problem"
+    assert json.loads(data)["type"] == "urn:chatsearch:problem:bad-artefact"
+    for answer in (whole, streamed):
+        assert "secret" not in answer.text
+        assert any(answer.headers["x-trace-id"] in record.getMessage() for record in caplog.records)
+    assert "secret-bucket" in caplog.text
 
 
 # ---- operations and page
