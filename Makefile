@@ -13,9 +13,13 @@ SIZE ?= tiny
 DATA ?=
 OUT ?=
 SERVE ?= 1
+OVERWRITE ?=
 ONLY ?=
 BENCH_OUT ?= runs/bench
 PYTEST_ARGS ?=
+
+# The shell quotes these itself: a path may hold spaces.
+export DATA OUT
 
 # Set once for all jobs and tests: no telemetry, no look-ups of cloud metadata, threads that sleep while they wait.
 export RAY_USAGE_STATS_ENABLED := 0
@@ -36,6 +40,7 @@ help:  ## Show what can be made, and the variables
 	@echo "  DATA=FOLDER        a captioned folder (captions.jsonl) instead of the scenes world"
 	@echo "  OUT=URI            where the quickstart writes: a folder or s3://bucket/prefix (default runs/quickstart-SIZE)"
 	@echo "  SERVE=0            stop after the table instead of serving the chat page"
+	@echo "  OVERWRITE=1        make again what was made from other data or with another recipe"
 	@echo "  ONLY=NAME          tests, faults or benchmarks whose name contains NAME"
 	@echo "  BENCH_OUT=FOLDER   where benchmarks write results.json and their table (default runs/bench)"
 
@@ -46,11 +51,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 quickstart: $(STAMP)  ## Install, then the whole path from pictures to the chat page
-	$(BIN)/python -m jobs.quickstart --recipe $(SIZE) $(if $(DATA),--set data=$(DATA)) $(if $(OUT),--set output=$(OUT)) \
-		$(if $(filter 0 false no,$(SERVE)),--set serve=false)
+	$(BIN)/python -m jobs.quickstart --recipe $(SIZE) $(if $(DATA),--set "data=$$DATA") $(if $(OUT),--set "output=$$OUT") \
+		$(if $(filter 0 false no,$(SERVE)),--set serve=false) $(if $(filter 1 true yes,$(OVERWRITE)),--set overwrite=true)
 
 serve: $(STAMP)  ## Serve the chat page over what the quickstart made
-	$(BIN)/python -m jobs.serve --recipe $(SIZE) $(if $(OUT),--set args.model=$(OUT)/model-instruct --set args.index=$(OUT)/index)
+	$(BIN)/python -m jobs.serve --recipe $(SIZE) $(if $(OUT),--set "args.model=$${OUT%/}/model-instruct" --set "args.index=$${OUT%/}/index")
 
 check: $(STAMP)  ## Format, lint, types, import rules, unit tests
 	$(BIN)/ruff format --check --quiet $(SOURCES)

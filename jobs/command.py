@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from chatsearch.config import Config, apply_overrides, digest, flatten, known_keys
 from chatsearch.errors import ConfigError, InputError, UnknownNameError, named_cause
-from chatsearch.manifest import read_manifest
+from chatsearch.manifest import is_begun, read_manifest
 from chatsearch.storage import Folder, resolve
 from chatsearch.tracking.config import RunKey, TrackingConfig
 from chatsearch.tracking.tracker import Tracker, open_tracker
@@ -43,6 +43,8 @@ class Made:
         seconds: how long it took; 0 for an output that was finished before.
         run: the MLflow run, or None.
         reused: whether the output was finished before.
+        kind: what it is, for the record; read from the manifest where there is one.
+        fingerprint: which one it is; likewise.
     """
 
     uri: str
@@ -50,6 +52,8 @@ class Made:
     seconds: float = 0.0
     run: str | None = None
     reused: bool = False
+    kind: str = ""
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,12 +161,14 @@ def execute(job: Job[C], plan: Plan[C], tracking: TrackingConfig) -> Made:
         tracker.set_tag("recipe", plan.recipe)
         tracker.log_params(flatten(config))
         for entry in plan.inputs:
-            if entry.manifest is not None:
-                tracker.log_input(entry.key, entry.uri, entry.manifest.fingerprint)
+            if entry.fingerprint:
+                tracker.log_input(entry.key, entry.uri, entry.fingerprint)
         made = job.work(config, tracker)
         manifest = read_manifest(made.uri) if job.kind else None
         if manifest is not None:
-            tracker.log_output(manifest.kind, made.uri, manifest.fingerprint)
+            made = replace(made, kind=manifest.kind, fingerprint=manifest.fingerprint)
+        if made.fingerprint:
+            tracker.log_output(made.kind, made.uri, made.fingerprint)
         seconds = time.monotonic() - begin
         tracker.log_metrics({"seconds": seconds})
     return replace(made, seconds=seconds, run=tracker.address)
@@ -205,10 +211,8 @@ class Plan(Generic[C]):
             state = "none"
         elif job.kind is None:
             state = "no finished artefact to go by"
-        elif read_manifest(output) is not None:
-            state = "holds another artefact"
         else:
-            state = "begun: will be continued" if Folder(output).exists() else "new"
+            state = _unfinished(output, overwrite=getattr(config, "overwrite", False))
         return cls(job.name, recipe, config, inputs, output, state, finished)
 
     def show(self) -> None:
@@ -221,6 +225,14 @@ class Plan(Generic[C]):
         for entry in self.inputs:
             print(f"input  {entry.key}: {entry.uri} ({entry.state})")
         print(f"output {self.output or '-'} ({self.state})", flush=True)
+
+
+def _unfinished(output: str, *, overwrite: bool) -> str:
+    if read_manifest(output) is not None:
+        return "holds another artefact" + (": will be replaced" if overwrite else "")
+    if is_begun(output):
+        return "begun: will be continued"
+    return "holds files that no job has made" if Folder(output).exists() else "new"
 
 
 def _shown(value: Any) -> str:

@@ -2,79 +2,76 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from chatsearch.config import Config
-from chatsearch.corpora.config import CaptionedFolderConfig, ScenesConfig, WebDatasetConfig
+from chatsearch.corpora.config import CaptionedFolderConfig, CorpusConfig, ScenesConfig, WebDatasetConfig
 from chatsearch.corpora.open import open_corpus
 from chatsearch.errors import ChatSearchError
-from chatsearch.manifest import Manifest, fingerprint, open_artefact, read_manifest
-from chatsearch.storage import is_remote
+from chatsearch.manifest import fingerprint, input_uris, open_artefact, read_manifest
 
 _FINGERPRINT = re.compile("[0-9a-f]{16,}")
+_STREAM = re.compile(r"^stream-(\d+)$")
+"""Name under which training records the shards of a stream."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """A URI that a configuration names.
+    """What a configuration reads: an artefact or a corpus.
 
     Attributes:
-        key: dotted key of the configuration.
-        uri: where it points.
-        manifest: what lies there, or None where no manifest is found.
+        key: dotted key of the configuration; of a corpus the key of its configuration.
+        uri: where it lies; of a corpus that is drawn, its name.
+        kind: of the artefact, or the corpus' name; empty where nothing finished is found.
+        fingerprint: of the artefact or corpus; empty where nothing finished is found.
+        parts: fingerprints of the parts of an artefact that a reader may depend on alone.
     """
 
     key: str
     uri: str
-    manifest: Manifest | None
+    kind: str = ""
+    fingerprint: str = ""
+    parts: frozenset[str] = frozenset()
 
     @property
     def state(self) -> str:
         """One phrase for the plan."""
-        if self.manifest is None:
-            return "no finished artefact"
-        return f"{self.manifest.kind} {self.manifest.fingerprint}"
+        return f"{self.kind} {self.fingerprint}" if self.fingerprint else "no finished artefact"
 
     def identities(self) -> set[str]:
-        """All fingerprints this artefact is known by: its own, and those of the parts a reader may depend on alone."""
-        if self.manifest is None:
-            return set()
-        parts = {v for k, v in self.manifest.facts.items() if "fingerprint" in k and isinstance(v, str)}
-        return {self.manifest.fingerprint, *parts}
+        """All fingerprints this input is known by."""
+        return {self.fingerprint, *self.parts} - {""}
 
 
 def find_inputs(config: Config) -> list[Input]:
-    """Every input that a configuration names, with the manifest found there."""
-    found = []
+    """Every input that a configuration names, with what is found there; what is wrong with one, the job itself says."""
+    corpora = dict(_corpora(config))
+    found = [_corpus(key, corpus) for key, corpus in corpora.items()]
     for key, uri in input_uris(config):
-        try:
+        if key.rpartition(".")[0] in corpora:
+            continue
+        manifest = None
+        with contextlib.suppress(ChatSearchError):
             manifest = read_manifest(uri)
-        except ChatSearchError:
-            manifest = None  # the job itself opens it and says what is wrong
-        found.append(Input(key, uri, manifest))
+        if manifest is None:
+            found.append(Input(key, uri))
+            continue
+        parts = frozenset(v for k, v in manifest.facts.items() if "fingerprint" in k and isinstance(v, str))
+        found.append(Input(key, uri, manifest.kind, manifest.fingerprint, parts))
     return found
 
 
-def input_uris(config: Config, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted key and URI of every place that a configuration names, other than its output."""
-    for name, info in type(config).model_fields.items():
-        value, key = getattr(config, name), prefix + name
-        extra = info.json_schema_extra
-        # URIs of inputs are runtime fields: what counts is the fingerprint of what lies there.
-        names_input = isinstance(extra, dict) and bool(extra.get("runtime"))
-        several = isinstance(value, (list, tuple))
-        for inner, item in [(f"{key}.{n}", item) for n, item in enumerate(value)] if several else [(key, value)]:
-            if isinstance(item, Config):
-                yield from input_uris(item, f"{inner}.")
-            elif names_input and key != "output" and isinstance(item, str) and _is_place(item):
-                yield inner, item
-
-
-def _is_place(text: str) -> bool:
-    return text.startswith("s3://") or ("/" in text and not is_remote(text))
+def _corpus(key: str, config: CorpusConfig) -> Input:
+    uri = config.type if isinstance(config, ScenesConfig) else config.path
+    try:
+        corpus = open_corpus(config)
+        return Input(key, uri, corpus.name, corpus.fingerprint())
+    except ChatSearchError:
+        return Input(key, uri)
 
 
 @dataclass(frozen=True)
@@ -99,25 +96,21 @@ def finished_artefact(kind: str, config: Config, inputs: Sequence[Input]) -> Fin
         return None
     if manifest.fingerprint != fingerprint(kind, config, manifest.inputs):
         return None
-    known = {identity for entry in inputs for identity in entry.identities()}
-    known |= {open_corpus(corpus).fingerprint() for corpus in _corpora(config)}
-    by_key: dict[str, set[str]] = {}
-    for entry in inputs:
-        by_key.setdefault(entry.key, set()).update(entry.identities())
+    known = {entry.key: entry.identities() for entry in inputs}
     for name, recorded in manifest.inputs.items():
+        key = _STREAM.sub(r"streams.\1.shards", name)
         # A word in place of a fingerprint says that this input was not used; it is none now either.
-        unused = name not in by_key and not _FINGERPRINT.fullmatch(recorded)
-        if not unused and recorded not in by_key.get(name, known):
+        unused = key not in known and not _FINGERPRINT.fullmatch(recorded)
+        if not unused and recorded not in known.get(key, set()):
             return None
     open_artefact(output, kind)
     return Finished(manifest.fingerprint, manifest.counts)
 
 
-def _corpora(config: Config) -> Iterator[ScenesConfig | CaptionedFolderConfig | WebDatasetConfig]:
+def _corpora(config: Config, prefix: str = "") -> Iterator[tuple[str, CorpusConfig]]:
     for name in type(config).model_fields:
         value = getattr(config, name)
-        for item in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(item, (ScenesConfig, CaptionedFolderConfig, WebDatasetConfig)):
-                yield item
-            elif isinstance(item, Config):
-                yield from _corpora(item)
+        if isinstance(value, (ScenesConfig, CaptionedFolderConfig, WebDatasetConfig)):
+            yield prefix + name, value
+        elif isinstance(value, Config):
+            yield from _corpora(value, f"{prefix}{name}.")

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 
+from chatsearch.corpora.config import CaptionedFolderConfig
+from chatsearch.corpora.open import open_corpus
 from chatsearch.session import ray_session
 from chatsearch.storage import resolve
 from chatsearch.tracking.config import TrackingConfig
 from chatsearch.tracking.tracker import Tracker
 
 from jobs import evaluate, serve
-from jobs.command import Job, Made, Plan, execute, main, run_key, wide_console
+from jobs.command import Job, Made, Plan, execute, main, wide_console
 from jobs.recipes import quickstart as recipes
 from jobs.recipes.places import Places
 from jobs.recipes.quickstart import QuickstartConfig
@@ -24,10 +27,11 @@ from jobs.steps import Step, steps
 
 def work(config: QuickstartConfig, tracker: Tracker) -> Made:
     """Run all steps, show the table, then serve."""
-    tracking = TrackingConfig(parent=run_key(JOB.name, config))
+    path = steps(config)
+    check(config)
     begin = time.monotonic()
     with ExitStack() as stack:
-        done = run_steps(steps(config), tracking, stack)
+        done = run_steps(path, tracker.children, stack, overwrite=config.overwrite)
         show_tables(done, seconds=time.monotonic() - begin, address=tracker.address)
         if config.serve:
             recipe = getattr(serve.JOB.recipes, config.size)(Places(resolve(config.output)))
@@ -35,14 +39,40 @@ def work(config: QuickstartConfig, tracker: Tracker) -> Made:
     return Made(resolve(config.output), {"steps": len(done)})
 
 
-def run_steps(path: list[Step], tracking: TrackingConfig, stack: ExitStack) -> list[tuple[Step, Made]]:
-    """Run steps in order in one Ray session, which ``stack`` ends."""
+def check(config: QuickstartConfig) -> None:
+    """Find out before the first step what would stop the last one, or the second.
+
+    Raises:
+        InputError: ``data`` is no captioned folder.
+        ConfigError: the port to serve on is taken.
+    """
+    if config.data:
+        open_corpus(CaptionedFolderConfig(path=config.data))
+    if config.serve:
+        from serve.run import LOOPBACK, check_port
+
+        check_port(LOOPBACK, config.port)
+
+
+def run_steps(
+    path: list[Step], tracking: TrackingConfig, stack: ExitStack, *, overwrite: bool = False
+) -> list[tuple[Step, Made]]:
+    """Run steps in order in one Ray session, which ``stack`` ends.
+
+    Args:
+        path: the steps.
+        tracking: how each is recorded.
+        stack: holds the session.
+        overwrite: replace what a step finds at its output and did not make of these inputs in this way.
+    """
     done: list[tuple[Step, Made]] = []
     session = False
     for number, step in enumerate(path, 1):
         plan = Plan.of(step.job, step.recipe, step.config)
         state = "finished before" if plan.finished else f"jobs.{step.job.name} --recipe {step.recipe}"
         print(f"[{number}/{len(path)}] {step.title}: {state}", flush=True)
+        if plan.finished is None and overwrite:
+            plan = replace(plan, config=step.config.replace(overwrite=True))
         if plan.finished is None and not session:
             stack.enter_context(ray_session())
             session = True

@@ -20,6 +20,8 @@ class QuickstartConfig(Config):
     """Folder or ``s3://bucket/prefix`` below which every artefact goes."""
     serve: bool = runtime(True)
     """Serve the chat page after the table, until Ctrl-C."""
+    overwrite: bool = runtime(False)
+    """Make again, in place, what was made from other data or with another recipe; what still fits is left alone."""
     port: int = Field(8000, ge=1, le=65535)
 
 

@@ -13,8 +13,8 @@ import datetime
 import hashlib
 import os
 import platform
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,15 +22,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from chatsearch import __version__
 from chatsearch.config import Config, digest
 from chatsearch.errors import (
+    ConfigError,
     ConflictingOutputError,
     CorruptArtefactError,
     FingerprintMismatchError,
     IncompleteArtefactError,
 )
-from chatsearch.storage import Folder, is_remote
+from chatsearch.storage import Folder, is_remote, resolve
 
 MANIFEST = "manifest.json"
 _STARTED = "started.json"
+_BEING_REPLACED = "none: being replaced"
 SCHEMA_VERSION = 1
 
 
@@ -93,6 +95,17 @@ class Artefact:
         """What it is."""
         return self.manifest.fingerprint
 
+    def read_checked(self, name: str) -> bytes:
+        """The whole of a small file that is exactly what the manifest says.
+
+        Raises:
+            CorruptArtefactError: naming the file, if its checksum does not hold.
+        """
+        self._entry(name)
+        data = self.folder.read_bytes(name)
+        self._check(name, hashlib.sha256(data).hexdigest())
+        return data
+
     def verify(self, names: Iterable[str] | None = None) -> None:
         """Recompute checksums of the named files, or of all.
 
@@ -147,7 +160,8 @@ def read_manifest(uri: str) -> Manifest | None:
         manifest = Manifest.model_validate_json(folder.read_bytes(MANIFEST))
     except ValidationError as error:
         raise CorruptArtefactError(
-            f"{folder.path(MANIFEST)} is not a manifest: {error.errors()[0]['msg']}. Make the artefact again with --set overwrite=true."
+            f"{folder.path(MANIFEST)} is not a manifest of this project: {error.errors()[0]['msg']}. If it was one, remove the folder by "
+            "hand and make the artefact again."
         ) from error
     if manifest.schema_version != SCHEMA_VERSION:
         raise CorruptArtefactError(
@@ -238,50 +252,114 @@ def file_entry(folder: Folder, name: str) -> FileEntry:
     return FileEntry(sha256=folder.sha256(name), num_bytes=folder.size(name))
 
 
-class _Started(BaseModel):
-    kind: str
-    fingerprint: str
-
-
 def begin_output(uri: str, kind: str, config: Config, inputs: Mapping[str, str], *, overwrite: bool = False) -> Output:
     """Take an output folder for a job.
 
     A finished output with this fingerprint is returned as ``finished``. An interrupted one with this
-    fingerprint is continued: what lies in the folder is kept.
+    fingerprint is continued, with ``overwrite`` too: what lies in the folder is kept. Anything else that a job
+    has made there is replaced with ``overwrite`` and refused without; what no job has made is never deleted.
 
     Raises:
-        ConflictingOutputError: the folder holds something else and ``overwrite`` is false.
+        ConfigError: the output is one of the inputs that the configuration names, or holds it.
+        ConflictingOutputError: the folder holds something else.
     """
     folder = Folder(uri)
+    _refuse_inputs(folder, config)
     wanted = fingerprint(kind, config, inputs)
-    manifest = read_manifest(uri) if not overwrite else None
-    if manifest is not None and (manifest.kind, manifest.fingerprint) == (kind, wanted):
-        return Output(folder, kind, config, inputs, open_artefact(uri, kind))
-    held: Manifest | _Started | None = manifest
-    if held is None and not overwrite and folder.exists(_STARTED):
-        held = _read_started(folder)
-        if (held.kind, held.fingerprint) == (kind, wanted):
-            return Output(folder, kind, config, inputs, None)
-    if overwrite:
-        folder.delete_all()
-    elif held is not None:
+    held = _held(folder)
+    taken = Output(folder, kind, config, inputs, None)
+    if held is not None and (held.kind, held.fingerprint) == (kind, wanted):
+        if held.begun:
+            return taken
+        if not overwrite:
+            return replace(taken, finished=open_artefact(uri, kind))
+    if held is not None and not overwrite:
         raise ConflictingOutputError(
             f"{folder.uri} already holds a {held.kind} with fingerprint {held.fingerprint}; this configuration makes a {kind} with "
             f"{wanted}. Choose another output, or replace it with --set overwrite=true."
         )
-    elif folder.exists():
+    if held is None and folder.exists():
+        read_manifest(uri)  # says what is wrong with a damaged one
         raise ConflictingOutputError(
-            f"{folder.uri} is not empty and was not made by this job. Choose another output, or replace it with --set overwrite=true."
+            f"{folder.uri} is not empty and was not made by a job of this project, so it is left as it is. Choose another output, "
+            "or empty the folder by hand."
         )
-    folder.write_bytes(_STARTED, _Started(kind=kind, fingerprint=wanted).model_dump_json().encode())
-    return Output(folder, kind, config, inputs, None)
+    if held is not None:
+        _clear(folder, kind)
+    _mark_begun(folder, kind, wanted)
+    return taken
 
 
-def _read_started(folder: Folder) -> _Started:
-    try:
-        return _Started.model_validate_json(folder.read_bytes(_STARTED))
-    except ValidationError as error:
-        raise ConflictingOutputError(
-            f"{folder.path(_STARTED)} cannot be read, so what was begun there is unknown. Choose another output, or replace it with "
-            "--set overwrite=true."
-        ) from error
+def is_begun(uri: str) -> bool:
+    """Whether a job has begun to write at a URI and has not finished."""
+    held = _held(Folder(uri))
+    return held is not None and held.begun
+
+
+def input_uris(config: Config) -> Iterator[tuple[str, str]]:
+    """Dotted key and URI of every place that a configuration names, other than its output."""
+    return ((key, text) for key, text in _runtime_texts(config) if _is_place(text))
+
+
+def _runtime_texts(config: Config, prefix: str = "") -> Iterator[tuple[str, str]]:
+    # URIs of inputs are runtime fields: what counts is the fingerprint of what lies there.
+    for name, info in type(config).model_fields.items():
+        value, key = getattr(config, name), prefix + name
+        extra = info.json_schema_extra
+        is_runtime = isinstance(extra, dict) and bool(extra.get("runtime"))
+        several = isinstance(value, (list, tuple))
+        for inner, item in [(f"{key}.{n}", item) for n, item in enumerate(value)] if several else [(key, value)]:
+            if isinstance(item, Config):
+                yield from _runtime_texts(item, f"{inner}.")
+            elif is_runtime and key != "output" and isinstance(item, str) and item:
+                yield inner, item
+
+
+def _is_place(text: str) -> bool:
+    return text.startswith("s3://") or ("/" in text and not is_remote(text))
+
+
+def _refuse_inputs(folder: Folder, config: Config) -> None:
+    for key, text in _runtime_texts(config):  # a folder's bare name may be a place too
+        if resolve(text) == folder.uri or resolve(text).startswith(f"{folder.uri}/"):
+            raise ConfigError(f"output={folder.uri} is or holds the input {key}={text}. Choose another output.")
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What a job has made, or begun to make, in a folder."""
+
+    kind: str
+    fingerprint: str
+    begun: bool
+
+
+class _Identity(BaseModel):
+    """What started markers and manifests of all versions have in common."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    kind: str
+    fingerprint: str
+
+
+def _held(folder: Folder) -> _Held | None:
+    """None where neither a manifest nor a started marker of ours lies: whatever else lies there is none of our business."""
+    for name in (MANIFEST, _STARTED):
+        if folder.exists(name):
+            try:
+                found = _Identity.model_validate_json(folder.read_bytes(name))
+            except ValidationError:
+                continue
+            return _Held(found.kind, found.fingerprint, begun=name == _STARTED)
+    return None
+
+
+def _clear(folder: Folder, kind: str) -> None:
+    """Remove all that a job has made. Killed half-way, the folder is still known as a job's and nothing in it as whole."""
+    _mark_begun(folder, kind, _BEING_REPLACED)
+    folder.delete(MANIFEST)
+    folder.delete_all(keep=_STARTED)
+
+
+def _mark_begun(folder: Folder, kind: str, fingerprint: str) -> None:
+    folder.write_bytes(_STARTED, _Identity(kind=kind, fingerprint=fingerprint).model_dump_json().encode())

@@ -251,11 +251,18 @@ class Folder:
             fs, path = filesystem(self.path(name))
             fs.delete_file(path)
 
-    def delete_all(self) -> None:
-        """Remove the folder with all it holds."""
+    def delete_all(self, *, keep: str = "") -> None:
+        """Remove the folder with all it holds, or all but the one file directly in it that is named."""
+        from pyarrow.fs import FileSelector
+
         with _named_errors("delete", self.uri), contextlib.suppress(FileNotFoundError):
             fs, path = filesystem(self.uri)
-            fs.delete_dir(path)
+            if not keep:
+                fs.delete_dir(path)
+                return
+            for entry in fs.get_file_info(FileSelector(path)):
+                if entry.base_name != keep:
+                    (fs.delete_file if entry.is_file else fs.delete_dir)(entry.path)
 
     def sha256(self, name: str) -> str:
         """sha256 of one file, in hex."""

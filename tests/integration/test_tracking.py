@@ -145,6 +145,26 @@ def test_the_same_key_continues_the_run_and_a_worker_joins_it(store):
     assert [m.step for m in client.get_metric_history(train.info.run_id, "loss")] == [1, 2]
 
 
+def test_a_parent_is_one_run_that_its_own_process_ends(store):
+    """The children connect at the same time as the parent, from threads of their own."""
+    parent = MlflowTracker(TrackingConfig(uri=store, experiment="family"), RunKey(job="quickstart", key="quick-1"))
+    children = [
+        MlflowTracker(parent.children, RunKey(job=f"step-{n}", key=f"step-{n}", parent="quick-1")) for n in range(3)
+    ]
+    for child, status in zip(children, ("FINISHED", "FAILED", "FINISHED"), strict=True):
+        child.finish(status)
+    client = connect(store)
+    runs = runs_of(client, "family")
+    assert set(runs) == {"quickstart", "step-0", "step-1", "step-2"}
+    assert len(client.search_runs([client.get_experiment_by_name("family").experiment_id])) == 4
+    assert runs["quickstart"].info.status == "RUNNING"
+    assert {run.data.tags.get("mlflow.parentRunId") for name, run in runs.items() if name != "quickstart"} == {
+        runs["quickstart"].info.run_id
+    }
+    parent.finish("KILLED")
+    assert runs_of(client, "family")["quickstart"].info.status == "KILLED"
+
+
 def test_one_bundle_is_one_version_and_the_alias_moves(store):
     config = TrackingConfig(uri=store, experiment="registry")
     for key, fingerprint in (("a", "f1"), ("b", "f2"), ("a", "f1")):

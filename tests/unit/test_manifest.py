@@ -8,12 +8,23 @@ from pathlib import Path
 import pytest
 from chatsearch.config import Config, runtime
 from chatsearch.errors import (
+    ArtefactError,
+    ConfigError,
     ConflictingOutputError,
     CorruptArtefactError,
     FingerprintMismatchError,
     IncompleteArtefactError,
 )
-from chatsearch.manifest import MANIFEST, Artefact, begin_output, fingerprint, hash_ids, open_artefact, read_manifest
+from chatsearch.manifest import (
+    MANIFEST,
+    Artefact,
+    begin_output,
+    fingerprint,
+    hash_ids,
+    is_begun,
+    open_artefact,
+    read_manifest,
+)
 from chatsearch.storage import Folder
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,26 +99,74 @@ def test_another_artefact_at_the_output_is_kept(tmp_path: Path, finished: bool) 
     assert replaced.manifest.config["size"] == 2
 
 
-def test_a_folder_of_something_else_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("ten years of work")
-    with pytest.raises(ConflictingOutputError, match="not empty and was not made by this job"):
-        make(tmp_path)
-    assert (tmp_path / "thesis.tex").exists()
+@pytest.mark.parametrize("overwrite", [True, False])
+@pytest.mark.parametrize("name", ["thesis.tex", MANIFEST, "started.json"])
+def test_a_folder_of_something_else_is_never_touched(tmp_path: Path, name: str, overwrite: bool) -> None:
+    (tmp_path / name).write_text('{"name": "ten years of work"}')
+    with pytest.raises(ArtefactError, match="by hand"):
+        make(tmp_path, overwrite=overwrite)
+    assert (tmp_path / name).read_text() == '{"name": "ten years of work"}'
 
 
-def test_overwriting_replaces_a_manifest_that_cannot_be_read(tmp_path: Path) -> None:
-    make(tmp_path / "a")
-    (tmp_path / "a" / MANIFEST).write_text("{")
-    with pytest.raises(CorruptArtefactError, match="is not a manifest"):
-        make(tmp_path / "a")
-    assert make(tmp_path / "a", overwrite=True).manifest.counts == {"parts": 2}
+def test_an_interrupted_output_is_continued_with_overwrite_too(tmp_path: Path) -> None:
+    make(tmp_path / "a", Made(size=2))
+    output = begin_output(str(tmp_path / "a"), "thing", Made(), INPUTS, overwrite=True)
+    assert not output.folder.exists(MANIFEST) and not output.folder.exists("parts/0.bin")
+    output.folder.write_bytes("parts/0.bin", b"new")
+    again = begin_output(str(tmp_path / "a"), "thing", Made(), INPUTS, overwrite=True)
+    assert again.finished is None
+    assert again.folder.read_bytes("parts/0.bin") == b"new"
+    again.commit(counts={})
+    anew = begin_output(str(tmp_path / "a"), "thing", Made(), INPUTS, overwrite=True)
+    assert not anew.folder.exists("parts/0.bin")
 
 
-def test_a_started_marker_that_cannot_be_read_is_a_conflict(tmp_path: Path) -> None:
-    begin_output(str(tmp_path / "a"), "thing", Made(), INPUTS)
-    (tmp_path / "a" / "started.json").write_text("{")
-    with pytest.raises(ConflictingOutputError, match="overwrite=true"):
-        make(tmp_path / "a")
+def test_what_a_killed_replacement_leaves_is_neither_continued_nor_foreign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "a", Made(size=2))
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(Folder, "delete_all", raise_interrupt)
+        make(tmp_path / "a", overwrite=True)
+    assert (tmp_path / "a" / "parts" / "0.bin").exists()
+    for config in (Made(), Made(size=2)):
+        with pytest.raises(ConflictingOutputError, match="overwrite=true"):
+            make(tmp_path / "a", config)
+    output = begin_output(str(tmp_path / "a"), "thing", Made(), INPUTS, overwrite=True)
+    assert output.folder.list() == ["started.json"]
+
+
+def raise_interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+class Reading(Config):
+    sources: tuple[str, ...] = runtime(())
+    output: str = runtime("")
+
+
+@pytest.mark.parametrize("source", ["data", "./data/inner/", "{here}/data"])
+def test_an_output_that_is_or_holds_an_input_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "data")
+    (tmp_path / "data" / "inner").mkdir()
+    config = Reading(sources=("/elsewhere/x", source.format(here=tmp_path)))
+    with pytest.raises(ConfigError, match=r"the input sources\.1="):
+        begin_output("data/", "thing", config, {}, overwrite=True)
+    assert read_manifest("data") is not None
+    assert begin_output("data-2", "thing", config, {}).finished is None
+
+
+def test_whether_an_output_is_begun(tmp_path: Path) -> None:
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "photographs" / "a.jpg").write_bytes(b"")
+    assert not is_begun(str(tmp_path / "photographs")) and not is_begun(str(tmp_path / "none"))
+    output = begin_output(str(tmp_path / "a"), "thing", Made(), INPUTS)
+    assert is_begun(str(tmp_path / "a"))
+    output.commit(counts={})
+    assert not is_begun(str(tmp_path / "a"))
 
 
 def test_what_is_wrong_with_an_artefact_is_named(tmp_path: Path) -> None:
@@ -135,6 +194,9 @@ def test_a_checked_path_holds_what_the_manifest_says(tmp_path: Path) -> None:
     (tmp_path / "a" / "parts" / "0.bin").write_bytes(b"ZERO")
     with pytest.raises(CorruptArtefactError, match=r"parts/0\.bin is damaged"):
         artefact.checked_path("parts/0.bin")
+    with pytest.raises(CorruptArtefactError, match=r"parts/0\.bin is damaged"):
+        artefact.read_checked("parts/0.bin")
+    assert artefact.read_checked("parts/1.bin") == b"one"
     (tmp_path / "a" / "stray").write_bytes(b"")
     with pytest.raises(CorruptArtefactError, match="no file 'stray' in its manifest"):
         artefact.checked_path("stray")

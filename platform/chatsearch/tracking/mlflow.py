@@ -14,6 +14,7 @@ import math
 import os
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,9 @@ class _Point:
     time_ms: int
 
 
+_first_tries: dict[tuple[str, str], threading.Event] = {}
+"""By store and key, for the runs of this process: whether the first try to begin it is over."""
+
 _Entry = _Point | Callable[["RunWriter"], None]
 
 
@@ -60,6 +64,7 @@ class MlflowTracker:
 
     def __init__(self, config: TrackingConfig, run: RunKey, *, attach: bool = False) -> None:
         self._uri = config.resolved_uri()
+        self._children = config.replace(uri=self._uri, parent=run.key)
         self._attach = attach
         self._every = config.series_every
         self._last_points: dict[str, _Point] = {}
@@ -67,6 +72,8 @@ class MlflowTracker:
         local = sqlite_path(self._uri) is not None
         self._flush_limit_s = max(config.flush_limit_s, _SQLITE_FLUSH_LIMIT_S) if local else config.flush_limit_s
         writer = RunWriter(self._uri, config.experiment, run)
+        if not attach:
+            _first_tries[self._uri, run.key] = writer.tried
         self._outbox: Outbox[_Entry] = Outbox(
             writer.deliver,
             name=f"The tracking server {without_password(self._uri)}",
@@ -82,6 +89,11 @@ class MlflowTracker:
         if path is None:
             return without_password(self._uri)
         return f"mlflow ui --backend-store-uri sqlite:///{path}"
+
+    @property
+    def children(self) -> TrackingConfig:
+        """See :class:`~chatsearch.tracking.tracker.Tracker`."""
+        return self._children
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """See :class:`~chatsearch.tracking.tracker.Tracker`."""
@@ -157,7 +169,8 @@ class RunWriter:
         self._client: MlflowClient | None = None
         self._experiment_id = ""
         self._run_id = ""
-        self._parent_id = ""
+        self.tried = threading.Event()
+        """Set once the run has begun, or the first try to begin it has failed."""
 
     def deliver(self, batch: Sequence[_Entry]) -> int:
         """Record the first entries of a batch: a run of metric points together, anything else alone.
@@ -255,10 +268,8 @@ class RunWriter:
         self.tags({"registered_model": f"models:/{name}@{alias}", "registered_version": str(version)})
 
     def end(self, status: Status) -> None:
-        """End the run; the parent shows how its latest child ended."""
+        """End the run. Its parent is ended by the process that runs it."""
         self._mlflow.set_terminated(self._run_id, status)
-        if self._parent_id:
-            self._mlflow.set_terminated(self._parent_id, status)
 
     @property
     def _mlflow(self) -> MlflowClient:
@@ -292,29 +303,52 @@ class RunWriter:
     def _connect(self) -> None:
         if self._client is not None:
             return
-        client = connect(self._uri)
-        self._experiment_id = _experiment_id(client, self._experiment, self._uri)
-        parent = self._run.parent
-        self._parent_id = self._find_or_begin(client, parent, parent, None) if parent else ""
-        self._run_id = self._find_or_begin(client, self._run.key, self._run.job, self._parent_id or None)
-        self._client = client
+        try:
+            client = connect(self._uri)
+            self._experiment_id = _experiment_id(client, self._experiment, self._uri)
+            parent_id = self._find_or_make_parent(client, self._run.parent) if self._run.parent else None
+            self._run_id = self._find_or_begin(client, parent_id)
+            self._client = client
+        finally:
+            self.tried.set()
 
-    def _find_or_begin(self, client: MlflowClient, key: str, name: str, parent_id: str | None) -> str:
+    def _find_or_begin(self, client: MlflowClient, parent_id: str | None) -> str:
         """The newest run with this key, running again; or a new one."""
-        quoted = key.replace("'", "")
+        found = self._find(client, self._run.key)
+        if found is None:
+            tags = {"mlflow.parentRunId": parent_id} if parent_id else {}
+            return self._create(client, self._run.key, self._run.job, tags)
+        if found.info.status != "RUNNING":
+            client.update_run(found.info.run_id, status="RUNNING")
+        return found.info.run_id
+
+    def _find_or_make_parent(self, client: MlflowClient, key: str) -> str:
+        """The newest run with the parent's key, left as it is; or a new one that is no more than a name for its children."""
+        begins_here = _first_tries.get((self._uri, key))
+        if begins_here is not None:
+            begins_here.wait()  # looking and making are two calls: two threads at it could make two parents
+        found = self._find(client, key)
+        if found is not None:
+            return found.info.run_id
+        made = self._create(client, key, key, {})
+        client.set_terminated(made, "FINISHED")
+        return made
+
+    def _find(self, client: MlflowClient, key: str) -> Run | None:
         found: Sequence[Run] = client.search_runs(
             [self._experiment_id],
-            f"tags.`{KEY_TAG}` = '{quoted}'",
+            f"tags.`{KEY_TAG}` = '{_quoted(key)}'",
             max_results=1,
             order_by=["attributes.start_time DESC"],
         )
-        if found:
-            run_id = found[0].info.run_id
-            if found[0].info.status != "RUNNING":
-                client.update_run(run_id, status="RUNNING")
-            return run_id
-        tags = {KEY_TAG: quoted} | ({"mlflow.parentRunId": parent_id} if parent_id else {})
-        return client.create_run(self._experiment_id, tags=tags, run_name=name).info.run_id
+        return found[0] if found else None
+
+    def _create(self, client: MlflowClient, key: str, name: str, tags: Mapping[str, str]) -> str:
+        return client.create_run(self._experiment_id, tags={KEY_TAG: _quoted(key), **tags}, run_name=name).info.run_id
+
+
+def _quoted(key: str) -> str:
+    return key.replace("'", "")
 
 
 def connect(uri: str) -> MlflowClient:

@@ -22,6 +22,11 @@ class Tracker(Protocol):
         """What to tell the user about where the run is recorded; holds no password."""
         ...
 
+    @property
+    def children(self) -> TrackingConfig:
+        """How runs that are parts of this one are recorded: in the same place, under this one."""
+        ...
+
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Record the configuration, as dotted keys (see ``chatsearch.config.flatten``)."""
         ...
@@ -67,6 +72,7 @@ class NullTracker:
     """Records nothing."""
 
     address = "not recorded (tracking.enabled=false)"
+    children = TrackingConfig(enabled=False)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Nothing."""

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 from pathlib import Path
 
 import pytest
 from chatsearch.config import Config, runtime
+from chatsearch.corpora.config import CaptionedFolderConfig
+from chatsearch.corpora.open import open_corpus
+from chatsearch.data.config import StreamConfig
 from chatsearch.errors import MissingInputError, StorageError
 from chatsearch.manifest import begin_output, open_artefact
-from chatsearch.tracking.tracker import Tracker
+from chatsearch.tracking.config import TrackingConfig
+from chatsearch.tracking.tracker import NullTracker, Tracker
 from pydantic import Field
 
-from jobs.command import Job, Made, main
+from jobs import command
+from jobs.command import Job, Made, Plan, main
+from jobs.finished import find_inputs, finished_artefact
 
 
 class CopyConfig(Config):
@@ -158,3 +165,82 @@ def test_help_lists_recipes_and_keys(job: Job[CopyConfig], capsys: pytest.Captur
     assert "   long   Thirty letters." in out
     assert "   overwrite" in out
     assert "helper" not in out
+
+
+def test_files_of_somebody_else_are_neither_begun_nor_replaced(
+    job: Job[CopyConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "photograph.jpg").write_bytes(b"precious")
+    assert run(job, "--set", "overwrite=true") == 1
+    captured = capsys.readouterr()
+    assert "(holds files that no job has made)" in captured.out
+    assert "left as it is" in captured.err
+    assert (tmp_path / "out" / "photograph.jpg").read_bytes() == b"precious"
+
+
+def test_the_plan_says_what_becomes_of_the_output(
+    job: Job[CopyConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin_output(str(tmp_path / "out"), "letters", CopyConfig(), {})
+    assert run(job, "--dry-run") == 0
+    assert "(begun: will be continued)" in capsys.readouterr().out
+    assert run(job) == 0
+    assert run(job, "--set", "letter=b", "--set", "overwrite=true") == 0
+    assert "(holds another artefact: will be replaced)" in capsys.readouterr().out
+
+
+class Recorder(NullTracker):
+    """Keeps what enters and leaves a run."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, tuple[str, str]] = {}
+        self.outputs: dict[str, tuple[str, str]] = {}
+
+    def log_input(self, name: str, uri: str, fingerprint: str) -> None:
+        self.inputs[name] = (uri, fingerprint)
+
+    def log_output(self, name: str, uri: str, fingerprint: str) -> None:
+        self.outputs[name] = (uri, fingerprint)
+
+
+def test_corpora_and_outputs_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr(command, "open_tracker", lambda *_: recorder)
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    (folder / "captions.jsonl").write_text("")
+    corpus = CaptionedFolderConfig(path=str(folder))
+
+    class ReadConfig(CopyConfig):
+        corpus: CaptionedFolderConfig
+
+    def read(config: ReadConfig, tracker: Tracker) -> Made:
+        inputs = {"corpus": open_corpus(config.corpus).fingerprint()}
+        output = begin_output(config.output, "letters", config, inputs)
+        return Made(output.commit(counts={}).uri, {})
+
+    job = dataclasses.replace(make_job(tmp_path / "out"), work=read)
+    config = ReadConfig(corpus=corpus, output=str(tmp_path / "out"))
+    made = command.execute(job, Plan.of(job, "short", config), TrackingConfig())
+    assert recorder.inputs == {"corpus": (str(folder), open_corpus(corpus).fingerprint())}
+    assert recorder.outputs == {"letters": (made.uri, made.fingerprint)}
+    assert open_artefact(made.uri, "letters").fingerprint == made.fingerprint
+    assert Plan.of(job, "short", config).finished is not None
+    (folder / "captions.jsonl").write_text("{}\n")
+    assert Plan.of(job, "short", config).finished is None
+
+
+class StreamsConfig(Config):
+    streams: tuple[StreamConfig, ...]
+    output: str = runtime("")
+
+
+def test_streams_in_another_order_are_not_taken_for_finished(tmp_path: Path) -> None:
+    uris = [str(tmp_path / name) for name in "ab"]
+    prints = [begin_output(uri, "x", CopyConfig(letter=uri[-1]), {}).commit(counts={}).fingerprint for uri in uris]
+    config = StreamsConfig(streams=tuple(StreamConfig(shards=uri) for uri in uris), output=str(tmp_path / "out"))
+    begin_output(config.output, "y", config, {f"stream-{n}": p for n, p in enumerate(prints)}).commit(counts={})
+    swapped = config.replace(streams=config.streams[::-1])
+    assert finished_artefact("y", config, find_inputs(config)) is not None
+    assert finished_artefact("y", swapped, find_inputs(swapped)) is None

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from chatsearch.errors import ConfigError
+from chatsearch.manifest import input_uris
 
 from jobs import steps
-from jobs.finished import input_uris
 from jobs.recipes import quickstart
 
 DATA = "/photographs/flickr"
