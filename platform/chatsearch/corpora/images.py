@@ -11,6 +11,9 @@ from chatsearch.errors import BadImageError
 
 MAX_BYTES = 20 * 1024 * 1024
 MAX_PIXELS = 25_000_000
+MAX_ASPECT = 50
+"""Longer side over shorter side. An encoder that scales the shorter side to its own size scales the longer one along: a
+picture of 65,535 x 1 pixels, small as it is, would fill tens of gigabytes."""
 FORMATS = ("JPEG", "PNG", "WEBP")
 
 
@@ -34,6 +37,10 @@ def _open(data: bytes) -> ImageFile.ImageFile:
         raise BadImageError(
             f"Picture is {width} x {height} = {width * height:,} pixels; the limit is {MAX_PIXELS:,}. Scale it down."
         )
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise BadImageError(
+            f"Picture is {width} x {height}: one side is more than {MAX_ASPECT} times the other. Crop it, or leave it out."
+        )
     if getattr(image, "n_frames", 1) != 1:
         raise BadImageError("Picture has several frames; the limit is 1. Send one frame as a still picture.")
     return image
@@ -43,7 +50,8 @@ def decode_rgb(data: bytes) -> Image.Image:
     """The picture in RGB; transparency is put on white.
 
     Raises:
-        BadImageError: not JPEG, PNG or WebP, over 20 MB, 25 megapixels or one frame, truncated or corrupt.
+        BadImageError: not JPEG, PNG or WebP, over 20 MB, 25 megapixels or one frame, thinner than 1 to 50, truncated or
+            corrupt.
     """
     image = _open(data)
     try:

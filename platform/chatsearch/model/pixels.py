@@ -40,7 +40,11 @@ class Preprocessing:
         return f"pillow-rgb|{self.crop}|{self.resized}>{self.size}|{self.resample}|{numbers}"
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """uint8 pixels (3, size, size): a quarter of the bytes of floats, scaled only inside the encoder."""
+        """uint8 pixels (3, size, size): a quarter of the bytes of floats, scaled only inside the encoder.
+
+        The picture has passed :func:`chatsearch.corpora.images.decode_rgb`, whose limit on its sides' ratio also bounds
+        the memory of the resize before a centre crop.
+        """
         image = image if image.mode == "RGB" else image.convert("RGB")
         width, height = image.size
         if self.crop == "whole":

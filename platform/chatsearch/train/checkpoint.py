@@ -6,12 +6,14 @@
         manifest.json              run, step, world size, versions, sha256 of every file; written last
 
 A folder without a manifest is torn and is never looked at. DeepSpeed's files are pickles, which run code when they are
-opened: they are opened only after the manifest and every checksum have been found to hold.
+opened: they are opened only where the bytes on this machine's disk have the checksums of the manifest. Rank 0 checks all
+files before it chooses a checkpoint, and every rank checks what it then copies from an object store.
 """
 
 from __future__ import annotations
 
 import datetime
+import hashlib
 import logging
 import re
 from collections.abc import Mapping
@@ -20,12 +22,19 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from chatsearch.errors import ArtefactError, CorruptArtefactError, FingerprintMismatchError, IncompleteArtefactError
+from chatsearch.errors import (
+    ArtefactError,
+    CorruptArtefactError,
+    FingerprintMismatchError,
+    IncompleteArtefactError,
+    StorageError,
+)
 from chatsearch.manifest import MANIFEST, FileEntry
 from chatsearch.storage import Folder, is_remote
 
 FORMAT_VERSION = 1
 STATE_FOLDER = "deepspeed"
+_PIECE_BYTES = 8 << 20
 _NAME = re.compile(r"step-(\d{8})-[0-9a-f]+")
 
 logger = logging.getLogger(__name__)
@@ -95,7 +104,7 @@ def commit(
 
 @dataclass(frozen=True)
 class SavedCheckpoint:
-    """A checkpoint whose manifest and checksums hold."""
+    """A checkpoint whose manifest and checksums held when it was opened."""
 
     folder: Folder
     manifest: CheckpointManifest
@@ -135,23 +144,53 @@ class SavedCheckpoint:
         for name, entry in manifest.files.items():
             if name not in present:
                 raise CorruptArtefactError(f"{folder.path(name)} is missing. Delete the checkpoint {folder}.")
-            actual = folder.sha256(name)
-            if actual != entry.sha256:
-                raise CorruptArtefactError(
-                    f"{folder.path(name)} is damaged: sha256 {actual[:12]}, manifest says {entry.sha256[:12]}. Delete the "
-                    f"checkpoint {folder}."
-                )
+            _compare(folder, name, folder.sha256(name), entry)
         return cls(folder, manifest)
 
     def fetch(self, scratch: str) -> Path:
-        """A local folder with its files: the checkpoint itself where it is local, else copies below ``scratch``."""
+        """A local folder with its files: the checkpoint itself where it is local, else copies below ``scratch``.
+
+        A copy is hashed on its way to the disk, a piece at a time.
+
+        Raises:
+            CorruptArtefactError: a copy is not what the manifest says; it is deleted.
+            StorageError: the store or the local disk failed.
+        """
         if not is_remote(self.folder.uri):
             return Path(self.folder.uri)
-        for name in self.manifest.files:
+        for name, entry in self.manifest.files.items():
             target = Path(scratch, name)
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(self.folder.read_bytes(name))
+            try:
+                _compare(self.folder, name, _copy(self.folder, name, target), entry)
+            except CorruptArtefactError:
+                target.unlink()
+                raise
         return Path(scratch)
+
+
+def _copy(folder: Folder, name: str, target: Path) -> str:
+    """Copy one file to the local disk; returns the sha256 of what was written."""
+    hasher = hashlib.sha256()
+    try:
+        with folder.opened(name) as source, target.open("wb") as sink:
+            while piece := source.read(_PIECE_BYTES):
+                hasher.update(piece)
+                sink.write(piece)
+    except OSError as error:
+        raise StorageError(
+            f"Cannot copy {folder.path(name)} to {target}: {' '.join(str(error).split())[:300]}. Check the store and the room on "
+            "the local disk, then run the same command again."
+        ) from error
+    return hasher.hexdigest()
+
+
+def _compare(folder: Folder, name: str, actual: str, entry: FileEntry) -> None:
+    if actual != entry.sha256:
+        raise CorruptArtefactError(
+            f"{folder.path(name)} is damaged: sha256 {actual[:12]}, manifest says {entry.sha256[:12]}. Delete the checkpoint "
+            f"{folder}."
+        )
 
 
 def newest(root: Folder, *, run: str, world_size: int) -> SavedCheckpoint | None:

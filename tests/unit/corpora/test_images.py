@@ -79,6 +79,18 @@ def test_limit_itself_is_accepted() -> None:
     assert check_image(encoded(Image.new("L", (5000, 5000)), "PNG")) == (5000, 5000)
 
 
+@pytest.mark.parametrize("size", [(65_500, 1), (1, 65_500), (51, 1), (1_000, 19)])
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_a_thread_of_a_picture_is_refused(form: str, size: tuple[int, int]) -> None:
+    with pytest.raises(BadImageError, match=rf"{size[0]} x {size[1]}: one side is more than 50 times the other"):
+        check_image(encoded(Image.new("L", size), form))
+
+
+@pytest.mark.parametrize("size", [(50, 1), (1, 50), (1_000, 20)])
+def test_a_panorama_is_accepted(size: tuple[int, int]) -> None:
+    assert check_image(encoded(Image.new("L", size), "PNG")) == size
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from(["JPEG", "PNG", "WEBP"]), st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=6)

@@ -3,18 +3,27 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from chatsearch.errors import ArtefactError, CorruptArtefactError, FingerprintMismatchError, IncompleteArtefactError
+from chatsearch.errors import (
+    ArtefactError,
+    CorruptArtefactError,
+    FingerprintMismatchError,
+    IncompleteArtefactError,
+    StorageError,
+)
 from chatsearch.storage import Folder
 from chatsearch.train import checkpoint
 from chatsearch.train.checkpoint import SavedCheckpoint, checkpoint_name, newest, sweep
 
 
-def write(root: Path, step: int, *, run: str = "run", world_size: int = 2, whole: bool = True) -> Folder:
-    scratch = root / "scratch"
+def write(
+    folder: Path, step: int, *, run: str = "run", world_size: int = 2, whole: bool = True, root: str | None = None
+) -> Folder:
+    """A checkpoint below ``root``, by default below ``folder``, by way of files in ``folder``."""
+    scratch = folder / "scratch"
     (scratch / "deepspeed" / "state").mkdir(parents=True, exist_ok=True)
     (scratch / "deepspeed" / "state" / "weights.pt").write_bytes(b"weights" * step)
     (scratch / checkpoint.rank_file(0)).write_bytes(b"queue" * step)
-    target = Folder(str(root / "run")).child(checkpoint_name(step, "ab12"))
+    target = Folder(root or str(folder / "run")).child(checkpoint_name(step, "ab12"))
     files = checkpoint.upload(str(scratch), target)
     if whole:
         checkpoint.commit(target, files, run=run, step=step, world_size=world_size, metrics={"loss": 1.0}, versions={})
@@ -30,6 +39,34 @@ def test_a_whole_checkpoint_opens_with_what_was_written(tmp_path: Path) -> None:
     assert (saved.manifest.step, saved.manifest.metrics) == (7, {"loss": 1.0})
     assert sorted(saved.manifest.files) == ["deepspeed/state/weights.pt", "rank-00000.safetensors"]
     assert (saved.fetch(str(tmp_path)) / "deepspeed/state/weights.pt").read_bytes() == b"weights" * 7
+
+
+@pytest.mark.s3
+def test_a_checkpoint_on_s3_is_copied_whole(s3: str, tmp_path: Path) -> None:
+    saved = open_it(write(tmp_path, 7, root=s3))
+    fetched = saved.fetch(str(tmp_path / "copy"))
+    assert (fetched / "deepspeed/state/weights.pt").read_bytes() == b"weights" * 7
+    assert (fetched / checkpoint.rank_file(0)).read_bytes() == b"queue" * 7
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("name", ["deepspeed/state/weights.pt", "rank-00000.safetensors"])
+def test_what_was_exchanged_after_the_check_is_not_left_for_anybody_to_open(s3: str, tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path, 7, root=s3)
+    saved = open_it(folder)
+    folder.write_bytes(name, b"harm" * 7)
+    with pytest.raises(CorruptArtefactError, match=rf"{name} is damaged: sha256 \w+, manifest says \w+"):
+        saved.fetch(str(tmp_path / "copy"))
+    assert not (tmp_path / "copy" / name).exists()
+
+
+@pytest.mark.s3
+def test_a_disk_without_room_is_named(s3: str, tmp_path: Path) -> None:
+    saved = open_it(write(tmp_path, 7, root=s3))
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "rank-00000.safetensors").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=r"rank-00000\.safetensors to .*No space left"):
+        saved.fetch(str(tmp_path / "copy"))
 
 
 def test_a_torn_checkpoint_is_refused(tmp_path: Path) -> None:
