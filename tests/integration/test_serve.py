@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
+import re
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
-from chatsearch.errors import ConfigError, FingerprintMismatchError, IncompleteArtefactError
+import ray
+from chatsearch.errors import ClusterError, ConfigError, FingerprintMismatchError, IncompleteArtefactError
 from chatsearch.index.gallery import GalleryIndex
 from chatsearch.manifest import open_artefact
 from chatsearch.testing.ports import free_ports
@@ -129,13 +132,50 @@ def test_a_body_over_the_limit_is_refused_through_the_proxy(client: httpx.Client
 
 def test_it_listens_on_loopback_only(client: httpx.Client) -> None:
     port = client.base_url.port
-    assert port is not None
-    outward = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), port, socket.AF_INET)} - {"127.0.0.1"}
-    for address in outward:
-        if not address.startswith("127."):
-            with socket.socket() as probe, contextlib.suppress(TimeoutError):
-                probe.settimeout(2)
-                assert probe.connect_ex((str(address), port)) != 0
+    heard = {c.laddr.ip for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port}
+    assert heard == {"127.0.0.1"}
+
+
+def test_foreign_names_and_pages_are_refused_through_the_proxy(client: httpx.Client) -> None:
+    bent = client.get("/v1/galleries", headers={"host": f"evil.example:{client.base_url.port}"})
+    assert (bent.status_code, bent.json()["type"]) == (421, "urn:chatsearch:problem:unknown-host")
+    foreign = client.post("/v1/conversations", headers={"origin": "https://evil.example"})
+    assert (foreign.status_code, foreign.json()["type"]) == (403, "urn:chatsearch:problem:foreign-origin")
+    own = client.post("/v1/conversations", headers={"origin": str(client.base_url).rstrip("/")})
+    assert own.status_code == 201
+
+
+def in_flight(client: httpx.Client) -> float:
+    (value,) = re.findall(r"^chatsearch_http_in_flight (.+)$", client.get("/metrics").text, re.MULTILINE)
+    return float(value) - 1  # the question itself
+
+
+def test_clients_that_leave_in_mid_answer_leave_nothing_behind(client: httpx.Client) -> None:
+    path = client.post("/v1/conversations").headers["location"]
+    body = {"content": "hello", "retrieve": "never", "stream": True}
+    for _ in range(5):
+        with client.stream("POST", f"{path}/turns", json=body) as answer:
+            next(answer.iter_lines())
+    deadline = time.monotonic() + 30
+    while in_flight(client):
+        assert time.monotonic() < deadline, "an answer goes on for nobody"
+        time.sleep(0.05)
+    assert len(client.get(path).json()["turns"]) % 2 == 0, "a turn is kept with its answer, or not at all"
+    assert client.post(f"{path}/turns", json=body | {"stream": False}).status_code == 200
+    context = ray.get_runtime_context()
+    folder = Path(context.get_temp_dir(), context.get_session_name(), "logs", "serve")
+    logs = "".join(log.read_text(errors="replace") for log in folder.glob("*Model*"))
+    assert logs
+    assert "already executing" not in logs
+
+
+def test_a_cluster_that_serves_already_is_left_as_it_is(client: httpx.Client, args: ServeArgs) -> None:
+    with (
+        pytest.raises(ClusterError, match=r"already \(chatsearch\).*serve deploy"),
+        serving(args, port=free_ports(1)[0]),
+    ):
+        pass
+    assert client.get("/readyz").status_code == 200
 
 
 def test_an_index_of_another_model_is_refused_before_anything_starts(args: ServeArgs, tmp_path: Path) -> None:
