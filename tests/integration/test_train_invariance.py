@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from chatsearch.testing.ports import free_ports
 from chatsearch.testing.training import tiny_training
-from chatsearch.train.config import TrainConfig
+from chatsearch.train.config import HeadsConfig, TrainConfig
 from chatsearch.train.loop import assemble
 from chatsearch.train.start import load_start
 
@@ -23,12 +23,13 @@ VARIANTS = [
     {"zero_stage": 1, "accumulation": 2},
     {"zero_stage": 2, "accumulation": 1},
     {"zero_stage": 2, "accumulation": 2},
+    {"zero_stage": 1, "heads": HeadsConfig(num_steps=4)},
 ]
 
 
 def run_steps(config: TrainConfig, rank: int, world_size: int) -> dict[str, object]:
     """What one rank knows after some steps."""
-    builder, trainer = assemble(config, load_start(config), world_size)
+    builder, trainer = assemble(config, load_start(config))
     metrics = [trainer.step(step, builder.build(step, rank, world_size)) for step in range(NUM_STEPS)]
     features, ids = trainer.queue.contents()
     weights = {name: tensor.detach().clone() for name, tensor in trainer.searcher.state_dict().items()}
@@ -59,9 +60,11 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], lis
     }
 
 
-@pytest.mark.parametrize("variant", range(4), ids=lambda n: "-".join(f"{k}{v}" for k, v in VARIANTS[n].items()))
+@pytest.mark.parametrize(
+    "variant", range(len(VARIANTS)), ids=lambda n: "-".join(f"{k}{v}" for k, v in VARIANTS[n].items())
+)
 def test_two_workers_take_the_same_steps_as_one(known, variant: int) -> None:
-    alone = known[1, 0][0]
+    alone = known[1, 0][variant if "heads" in VARIANTS[variant] else 0]
     for rank in (0, 1):
         other = known[2, rank][variant]
         for step, (mine, theirs) in enumerate(zip(alone["metrics"], other["metrics"], strict=True)):
@@ -73,7 +76,8 @@ def test_two_workers_take_the_same_steps_as_one(known, variant: int) -> None:
         assert torch.equal(other["ids"], alone["ids"])
         assert torch.equal(other["features"], alone["features"])
         for name, tensor in alone["weights"].items():
-            torch.testing.assert_close(other["weights"][name], tensor, rtol=1e-3, atol=2e-5, msg=name)
+            # Of the whole tensor: Adam can turn a rounded gradient near zero into a step of full size in one element.
+            assert (other["weights"][name] - tensor).norm() <= 1e-4 * tensor.norm(), name
 
 
 def test_every_rank_holds_the_same_bits(known) -> None:

@@ -34,6 +34,8 @@ class StreamConfig(Config):
     per_step: int = Field(default=1, ge=1)
     kinds: tuple[Kind, ...] = ()
     """Only documents of these kinds; empty takes all."""
+    caption_first: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Share of caption documents read as retrieval, caption before picture; the others are read as captioning [R]."""
 
 
 class LoaderConfig(Config):

@@ -14,7 +14,7 @@ Shape letters: L positions of the sequence, I images in it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ from chatsearch.types import Document, Kind, Role, Segment
 IGNORED = -100
 """Label of a position that wants nothing (the ignore index of PyTorch's cross entropy)."""
 
+_DIRECTIONS = 1 << 16
+"""Steps in which the share of directions is drawn."""
 _CHUNKED = (Kind.INTERLEAVED, Kind.TEXT)
 
 
@@ -58,7 +60,14 @@ class Example:
 
 
 def build_example(
-    document: Document, tokenizer: ChatTokenizer, num_queries: int, *, max_length: int, answer_only: bool, coin: Coin
+    document: Document,
+    tokenizer: ChatTokenizer,
+    num_queries: int,
+    *,
+    max_length: int,
+    answer_only: bool,
+    coin: Coin,
+    caption_first: float = 0.5,
 ) -> Example:
     """One training sequence of at most ``max_length`` positions.
 
@@ -71,14 +80,17 @@ def build_example(
         tokenizer: gives the ids.
         num_queries: N, positions of the perceiver's outputs in an image block.
         max_length: in positions.
-        answer_only: loss on ``loss=True`` segments only (stage 2), else on everything but bos and q (stage 1).
+        answer_only: loss on ``loss=True`` segments only (stage 2), else on everything but bos and q (stage 1). Of a caption
+            document it falls on what comes second.
         coin: the draws of this document in this epoch.
+        caption_first: how often the caption of a caption document comes before its image.
 
     Raises:
         InputError: the document does not fit, or the loss would fall on nothing.
     """
     if document.kind == Kind.CAPTION:
-        pieces = _fit_caption(document, tokenizer, num_queries, max_length, coin, answer_only=answer_only)
+        order = _draw_caption(document, coin, caption_first)
+        pieces = _fit_caption(document, order, tokenizer, num_queries, max_length, answer_only=answer_only)
     elif document.kind in _CHUNKED:
         chunks = cut(render(document.segments, tokenizer, answer_only=answer_only), tokenizer, num_queries, max_length)
         if document.kind == Kind.INTERLEAVED:
@@ -202,9 +214,8 @@ def _short_pieces(pieces: Sequence[Piece], room: int, num_queries: int) -> list[
     return short
 
 
-def _fit_caption(
-    document: Document, tokenizer: ChatTokenizer, num_queries: int, max_length: int, coin: Coin, *, answer_only: bool
-) -> list[Piece]:
+def _draw_caption(document: Document, coin: Coin, caption_first: float) -> list[Segment]:
+    """The image and one caption in one direction; what comes second is the answer."""
     images = [s for s in document.segments if s.image is not None]
     captions = [s for s in document.segments if s.text is not None]
     if len(images) != 1 or not captions:
@@ -213,7 +224,20 @@ def _fit_caption(
             "image and at least one caption."
         )
     caption = captions[coin.draw("caption", len(captions))]
-    order = [images[0], caption] if coin.draw("direction", 2) == 0 else [caption, images[0]]
+    retrieval = coin.draw("direction", _DIRECTIONS) < caption_first * _DIRECTIONS
+    first, second = (caption, images[0]) if retrieval else (images[0], caption)
+    return [replace(first, loss=False), replace(second, loss=True)]
+
+
+def _fit_caption(
+    document: Document,
+    order: Sequence[Segment],
+    tokenizer: ChatTokenizer,
+    num_queries: int,
+    max_length: int,
+    *,
+    answer_only: bool,
+) -> list[Piece]:
     pieces = render(order, tokenizer, answer_only=answer_only)
     excess = _length(pieces, num_queries) - max_length
     if excess <= 0:

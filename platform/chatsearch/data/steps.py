@@ -114,6 +114,7 @@ class StepBuilder:
                     max_length=self.max_length,
                     answer_only=self.answer_only,
                     coin=Coin(self.seed, document.document_id, sample.epoch),
+                    caption_first=self.streams[sample.stream].caption_first,
                 )
             except InputError as error:
                 rejected.append(str(error))

@@ -183,6 +183,8 @@ class SearcherConfig(Config):
     """Upper bound of s = ln(1 / tau) [R]."""
     freeze_language: bool = False
     """The frozen-LLM ablation: decoder, word embeddings and M_t keep their starting values."""
+    freeze_words: bool = False
+    """Word embeddings and M_t keep their starting values: of a small decoder they are the larger half."""
 
     @model_validator(mode="after")
     def _check(self) -> SearcherConfig:

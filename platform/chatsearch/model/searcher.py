@@ -61,12 +61,10 @@ class ChatSearcher(nn.Module):
         # One number in one dimension: DeepSpeed sends parameters as bytes, and torch cannot view a scalar so.
         self.log_scale = nn.Parameter(torch.tensor([-math.log(config.tau0)]))
         if config.freeze_language:
-            self.freeze_language()
-
-    def freeze_language(self) -> None:
-        """Stop training decoder, word embeddings and M_t; the control tokens stay trainable."""
-        self.language.decoder.requires_grad_(False)
-        self.language.head_VH.requires_grad_(False)
+            self.language.decoder.requires_grad_(False)
+        if config.freeze_language or config.freeze_words:
+            self.language.decoder.embed_tokens.requires_grad_(False)
+            self.language.head_VH.requires_grad_(False)
 
     def enable_activation_checkpointing(self) -> None:
         """Recompute decoder layers in the backward pass instead of keeping their activations."""
@@ -140,8 +138,8 @@ class ChatSearcher(nn.Module):
 
     def query_embedding(self, state_IH: Tensor) -> Tensor:
         """unit(h_I M_v), float32, (..., d)."""
-        return F.normalize(self.query_head(state_IH).float(), dim=-1)
+        return F.normalize(F.linear(state_IH.float(), self.query_head.weight.float()), dim=-1)
 
     def gallery_embedding(self, cls_ID: Tensor) -> Tensor:
         """unit(f_CLS M_Q), float32, (..., d)."""
-        return F.normalize(self.gallery_head(cls_ID.to(self.gallery_head.weight.dtype)).float(), dim=-1)
+        return F.normalize(F.linear(cls_ID.float(), self.gallery_head.weight.float()), dim=-1)

@@ -41,6 +41,20 @@ class OptimiserConfig(Config):
         return self
 
 
+class HeadsConfig(Config):
+    """Where both retrieval heads start: drawn at random, or in closed form from the untrained model's states.
+
+    The paper does not say. On few documents the closed form spares training its slowest part.
+    """
+
+    num_steps: int = Field(0, ge=0)
+    """Steps of the plan whose documents are read, without learning, for the closed form; 0 draws at random."""
+    penalty: PositiveFloat = 1e-2
+    """Of the ridge regression from states to pictures, relative to the states' variance."""
+    whitening: float = Field(0.5, ge=0.0, le=1.0)
+    """0 keeps the variances of the pictures' principal directions, 1 makes them equal."""
+
+
 class TrainConfig(Config):
     """One stage of training.
 
@@ -58,13 +72,18 @@ class TrainConfig(Config):
     streams: tuple[StreamConfig, ...] = ()
     """Documents and how many of each go into a global step."""
     steps: PositiveInt = 1000
+    heads: HeadsConfig = HeadsConfig()
+    """Looked at where a stage starts from model weights; a model bundle brings its heads."""
     loader: LoaderConfig = runtime(LoaderConfig())
     max_length: PositiveInt = 512
     """Positions of a packed row, and the most that one document may take."""
     answer_only: bool = False
-    """Loss on the assistant's answers alone (stage 2) instead of on everything (stage 1)."""
+    """Loss on the assistant's answers alone (stage 2) instead of on everything (stage 1). Of a caption document what comes
+    second is the answer."""
     optimiser: OptimiserConfig = OptimiserConfig()
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "mixed", "bf16"] = "fp32"
+    """``mixed`` keeps fp32 weights and gradients and multiplies matrices in bf16 (torch autocast); ``bf16`` holds bf16
+    weights with fp32 masters (DeepSpeed)."""
     zero_stage: Literal[0, 1, 2] = 1
     accumulation: PositiveInt = 1
     """Micro-batches per worker and step; they share one queue update."""

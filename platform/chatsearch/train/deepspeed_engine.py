@@ -148,6 +148,10 @@ class Engine:
 
             with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
                 weights = get_fp32_state_dict_from_zero_checkpoint(folder, tag=_TAG)
+            # ZeRO 1 leaves parameters that are not trained out of its checkpoints.
+            module = self._engine.module
+            frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+            weights |= {name: tensor for name, tensor in module.state_dict().items() if name in frozen - set(weights)}
         else:
             weights = self._engine.module.state_dict()
         return {name.removeprefix(prefix): tensor.detach().float().cpu() for name, tensor in weights.items()}

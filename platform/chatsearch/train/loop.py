@@ -26,6 +26,7 @@ from chatsearch.train import checkpoint
 from chatsearch.train.checkpoint import SavedCheckpoint
 from chatsearch.train.config import TrainConfig
 from chatsearch.train.features import FrozenFeatures, OnlineFeatures, StoredFeatures
+from chatsearch.train.head_start import start_heads
 from chatsearch.train.progress import StepReport
 from chatsearch.train.start import Start, load_start
 from chatsearch.train.trainer import Trainer
@@ -51,11 +52,11 @@ def run_worker(job: WorkerJob) -> dict[str, Any]:
 
     # ---- what the run starts from ---------------------------------------------------------------------------
     start = load_start(config)
-    builder, trainer = assemble(config, start, world_size)
-
-    # ---- where it goes on: 1. its own newest whole checkpoint, 2. the starting weights --------------------------
     root = Folder(job.checkpoints)
     saved, token = _agree(lambda: _look_for_checkpoint(root, job.run, world_size))
+    builder, trainer = assemble(config, start, fresh=saved is None)
+
+    # ---- where it goes on: 1. its own newest whole checkpoint, 2. the starting weights --------------------------
     if saved is not None:
         trainer.restore(saved)
         _adopt(saved, config)
@@ -85,10 +86,24 @@ def run_worker(job: WorkerJob) -> dict[str, Any]:
     return {"counts": counts, "facts": {**facts, "stage": config.stage, "last_step": saved.manifest.metrics}}
 
 
-def assemble(config: TrainConfig, start: Start, world_size: int) -> tuple[StepBuilder, Trainer]:
-    """The two halves of a worker: what makes batches and what learns from them."""
+def assemble(config: TrainConfig, start: Start, *, fresh: bool = True) -> tuple[StepBuilder, Trainer]:
+    """The two halves of a worker: what makes batches and what learns from them. All ranks call it.
+
+    Args:
+        config: of the stage.
+        start: its parts before the first step.
+        fresh: no checkpoint will be restored, so the heads have to start somewhere.
+    """
+    rank, world_size = dist.get_rank(), dist.get_world_size()
     builder = _step_builder(config, start)
-    return builder, Trainer(start.searcher, config, _features_for(config, start), _sample_names(builder, world_size))
+    features = _features_for(config, start)
+    if fresh and config.heads.num_steps and not start.has_heads:
+        device = torch.device("cuda", torch.cuda.current_device()) if config.use_gpu else torch.device("cpu")
+        batches = (batch for step in range(config.heads.num_steps) for batch in builder.build(step, rank, world_size))
+        start_heads(
+            start.searcher.to(device), batches, features(device), config.heads, mixed=config.precision == "mixed"
+        )
+    return builder, Trainer(start.searcher, config, features, _sample_names(builder, world_size))
 
 
 def _quiet() -> None:

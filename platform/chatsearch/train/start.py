@@ -21,6 +21,8 @@ class Start(NamedTuple):
     searcher: ChatSearcher
     vision: VisionEncoder
     tokenizer: ChatTokenizer
+    has_heads: bool
+    """Whether the retrieval heads have been trained before."""
 
 
 def load_start(config: TrainConfig) -> Start:
@@ -32,12 +34,15 @@ def load_start(config: TrainConfig) -> Start:
     manifest = read_manifest(config.weights)
     if manifest is not None and manifest.kind == MODEL_WEIGHTS:
         weights = load_weights(config.weights)
-        return Start(start_searcher(config.model, weights, seed=config.seed), weights.vision, weights.tokenizer)
+        return Start(start_searcher(config.model, weights, seed=config.seed), weights.vision, weights.tokenizer, False)
     bundle = load_bundle(config.weights)
     wanted = config.model
     # These change what is trained, not the shape of any tensor.
     held = bundle.config.replace(
-        freeze_language=wanted.freeze_language, tau0=wanted.tau0, max_log_scale=wanted.max_log_scale
+        freeze_language=wanted.freeze_language,
+        freeze_words=wanted.freeze_words,
+        tau0=wanted.tau0,
+        max_log_scale=wanted.max_log_scale,
     )
     if held != wanted:
         differing = [name for name in type(held).model_fields if getattr(held, name) != getattr(wanted, name)]
@@ -47,4 +52,4 @@ def load_start(config: TrainConfig) -> Start:
         )
     searcher = ChatSearcher(wanted)
     searcher.load_state_dict(bundle.searcher.state_dict(), strict=True)
-    return Start(searcher, bundle.vision, bundle.tokenizer)
+    return Start(searcher, bundle.vision, bundle.tokenizer, True)

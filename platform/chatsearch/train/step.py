@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from chatsearch.model.config import ObjectiveConfig
@@ -42,27 +43,35 @@ class Targets:
 
 
 def losses(
-    searcher: ChatSearcher, batch: MicroBatch, candidates: Candidates, targets: Targets, config: ObjectiveConfig
+    searcher: ChatSearcher,
+    batch: MicroBatch,
+    candidates: Candidates,
+    targets: Targets,
+    config: ObjectiveConfig,
+    *,
+    mixed: bool = False,
 ) -> dict[str, Tensor]:
     """The share of one micro-batch in the loss of the step.
 
     Sums run over the micro-batch, counts over the global step, so the ``loss`` of all micro-batches of all workers
-    add up to (eq. 1)
+    add up to (eq. 1); ``mixed`` multiplies the matrices of the searcher in bf16
 
         mean over word targets of -log P(w_t | w_<t)  +  lambda * mean over image targets of -log P(w_I | w_<I)
 
     Returns:
         ``loss``, with gradient; ``word``, ``image``, ``image_first``, sums in nats; ``num_first``, ``num_correct``, counts.
     """
-    hidden_RLH = searcher(
-        batch.input_ids_RL,
-        batch.position_ids_RL,
-        image_row_I=batch.image_row_I,
-        image_col_I=batch.image_col_I,
-        cls_ID=batch.cls_ID,
-        tokens_ITE=batch.tokens_IKE,
-    )
-    word = word_loss(hidden_RLH, batch.labels_RL, searcher.word_logits)
+    # Only here: cosines of near-misses differ in digits that bf16 does not have.
+    with torch.autocast(batch.cls_ID.device.type, torch.bfloat16, enabled=mixed):
+        hidden_RLH = searcher(
+            batch.input_ids_RL,
+            batch.position_ids_RL,
+            image_row_I=batch.image_row_I,
+            image_col_I=batch.image_col_I,
+            cls_ID=batch.cls_ID,
+            tokens_ITE=batch.tokens_IKE,
+        )
+        word = word_loss(hidden_RLH, batch.labels_RL, searcher.word_logits)
     wanted_I = batch.image_target_I
     state_TH = searcher.image_states(hidden_RLH, batch.image_row_I[wanted_I], batch.image_col_I[wanted_I])
     image = image_loss(
@@ -88,11 +97,12 @@ def losses(
 class StepModule(nn.Module):
     """:func:`losses` as a module, which is what DeepSpeed wraps; ``searcher`` is its only part."""
 
-    def __init__(self, searcher: ChatSearcher, config: ObjectiveConfig) -> None:
+    def __init__(self, searcher: ChatSearcher, config: ObjectiveConfig, *, mixed: bool) -> None:
         super().__init__()
         self.searcher = searcher
         self.config = config
+        self.mixed = mixed
 
     def forward(self, batch: MicroBatch, candidates: Candidates, targets: Targets) -> dict[str, Tensor]:
         """See :func:`losses`."""
-        return losses(self.searcher, batch, candidates, targets, self.config)
+        return losses(self.searcher, batch, candidates, targets, self.config, mixed=self.mixed)

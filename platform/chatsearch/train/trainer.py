@@ -61,7 +61,11 @@ class Trainer:
         self.config = config
         self.searcher = searcher
         self._name_samples = name_samples
-        self._engine = Engine(StepModule(searcher, config.objective), parameter_groups(searcher, config), config)
+        self._engine = Engine(
+            StepModule(searcher, config.objective, mixed=config.precision == "mixed"),
+            parameter_groups(searcher, config),
+            config,
+        )
         self.device = self._engine.device
         self._features = features(self.device)
         # Outside of the engine: DeepSpeed would cast its raw features to bf16, and its content is no parameter.

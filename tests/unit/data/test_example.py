@@ -66,6 +66,21 @@ def test_stage_one_wants_every_word_and_image_but_no_query_token(tokenizer: Chat
     assert got.image_is_target.all()
 
 
+def test_the_share_of_directions_is_a_setting_and_the_answer_is_what_comes_second(tokenizer: ChatTokenizer) -> None:
+    doc = caption("a red ball")
+    num_first = 0
+    for epoch in range(200):
+        got = build_example(
+            doc, tokenizer, N, max_length=200, answer_only=True, coin=Coin(0, "c", epoch), caption_first=0.8
+        )
+        retrieval = not got.image_is_first[0]
+        num_first += retrieval
+        assert got.image_is_target[0] == retrieval
+        words = tokenizer.decode([label for label in got.labels.tolist() if label >= 0 and label < tokenizer.img_id])
+        assert ("red" in words) != retrieval
+    assert 140 <= num_first <= 180
+
+
 def test_captions_are_drawn_in_both_directions_and_from_all_texts(tokenizer: ChatTokenizer) -> None:
     doc = caption("a dog", "two cats", "a tree")
     seen = set()

@@ -19,10 +19,12 @@ from chatsearch.errors import (
 )
 from chatsearch.model.bundle import load_bundle
 from chatsearch.model.config import ObjectiveConfig
+from chatsearch.model.weights import load_weights, start_searcher
+from chatsearch.testing.tiny import tiny_config
 from chatsearch.testing.training import tiny_training
 from chatsearch.tracking.tracker import NullTracker
 from chatsearch.train import trainer as trainer_module
-from chatsearch.train.config import OptimiserConfig
+from chatsearch.train.config import HeadsConfig, OptimiserConfig
 from chatsearch.train.run import check_capacity, check_inputs, train
 
 
@@ -192,3 +194,52 @@ def test_the_ablation_without_queue_and_the_literal_objective_run(folder: Path) 
     low, high = sorted((last["word_loss"], last["image_loss"]))
     assert low <= last["loss"] <= high
     json.dumps(artefact.manifest.facts)
+
+
+def test_heads_in_closed_form_know_the_documents_they_were_fitted_on(folder: Path) -> None:
+    """The image loss of the first step, before any update, with heads drawn and with heads fitted."""
+    first: dict[int, float] = {}
+    for num_steps in (0, 4):
+        recorder = Recorder()
+        output = str(folder / f"heads-{num_steps}")
+        train(
+            tiny_training(
+                folder,
+                output=output,
+                steps=1,
+                checkpoint_every=1,
+                log_every=1,
+                heads=HeadsConfig(num_steps=num_steps),
+                model=tiny_config(300).replace(retrieval_dim=8),
+                optimiser=OptimiserConfig(learning_rate=1e-3),
+                objective=ObjectiveConfig(queue_size=50, skip_first_images=True),
+            ),
+            recorder,
+        )
+        first[num_steps] = recorder.series[1]["image_loss"]
+    assert first[4] < first[0] - 0.2
+
+
+def test_too_few_documents_for_fitted_heads_are_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"Raise heads.num_steps, or set it to 0"):
+        train(tiny_training(folder, output=str(folder / "poor"), heads=HeadsConfig(num_steps=1)))
+
+
+def test_mixed_precision_learns_what_full_precision_learns(calm, folder: Path) -> None:
+    artefact, _ = calm
+    mixed = train(tiny_training(folder, output=str(folder / "mixed"), precision="mixed"))
+    ours, full = (made.manifest.facts["last_step"]["loss"] for made in (mixed, artefact))
+    assert ours != full
+    assert ours == pytest.approx(full, rel=0.02)
+    assert all(p.dtype == torch.float32 for p in load_bundle(mixed.uri).searcher.parameters())
+
+
+def test_frozen_words_stay_and_the_decoder_learns(folder: Path) -> None:
+    config = tiny_training(folder, output=str(folder / "frozen"))
+    artefact = train(config.replace(model=config.model.replace(freeze_words=True)))
+    before = start_searcher(config.model, load_weights(config.weights)).state_dict()
+    after = load_bundle(artefact.uri).searcher.state_dict()
+    words = [name for name in before if "embed_tokens" in name or "head_VH" in name]
+    assert words and all(torch.equal(before[name], after[name]) for name in words)
+    moved = [name for name in before if "decoder.layers" in name and not torch.equal(before[name], after[name])]
+    assert moved

@@ -1,0 +1,58 @@
+"""The closed-form start of the retrieval heads, shared among the workers before the first step.
+
+Shapes: I images of a batch, H hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+
+from chatsearch.data.pack import Batch
+from chatsearch.model.head_fit import HeadMoments, fit_heads
+from chatsearch.model.searcher import ChatSearcher
+from chatsearch.train.config import HeadsConfig
+from chatsearch.train.features import FrozenFeatures
+
+
+@torch.inference_mode()
+def start_heads(
+    searcher: ChatSearcher, batches: Iterable[Batch], features: FrozenFeatures, config: HeadsConfig, *, mixed: bool
+) -> None:
+    """Set both heads from what the untrained searcher makes of all workers' batches. All ranks call it.
+
+    Raises:
+        ConfigError: the batches ask for too few pictures.
+    """
+    device = next(searcher.parameters()).device
+    searcher.eval()
+    moments = HeadMoments.zero(
+        searcher.config.language.hidden_size, searcher.config.vision.feature_dim, torch.device("cpu")
+    )
+    for batch in batches:
+        asked_I = torch.from_numpy(batch.image_target & ~batch.image_first)
+        if not asked_I.any():
+            continue
+        cls_ID, tokens_IKE = features.of(batch)
+        row_I, col_I = torch.from_numpy(batch.image_row).to(device), torch.from_numpy(batch.image_col).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            hidden_RLH = searcher(
+                torch.from_numpy(batch.input_ids).to(device),
+                torch.from_numpy(batch.position_ids).to(device),
+                image_row_I=row_I,
+                image_col_I=col_I,
+                cls_ID=cls_ID,
+                tokens_ITE=tokens_IKE,
+            )
+        states_IH = searcher.image_states(hidden_RLH, row_I, col_I)
+        moments.add(states_IH[asked_I.to(device)].cpu(), cls_ID[asked_I.to(device)].cpu())
+    for total in moments:
+        total_on_device = total.to(device)
+        dist.all_reduce(total_on_device)
+        total.copy_(total_on_device)
+    heads = fit_heads(moments, searcher.config.retrieval_dim, penalty=config.penalty, whitening=config.whitening)
+    searcher.query_head.weight.copy_(heads.query_dH)
+    searcher.gallery_head.weight.copy_(heads.gallery_dD)
+    searcher.train()
