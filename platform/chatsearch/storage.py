@@ -12,6 +12,7 @@ import functools
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -95,6 +96,40 @@ def _named_errors(action: str, uri: str) -> Iterator[None]:
         )
         detail = " ".join(str(error).split())[:300]
         raise StorageError(f"Cannot {action} {uri}: {detail}. {hint}") from error
+
+
+def _put(local: str, target: str) -> None:
+    """Copy a local file to an object store, whole or not at all."""
+    fs, path = filesystem(target)
+    with open(local, "rb") as source:
+        sink = fs.open_output_stream(path)
+        try:
+            with sink:
+                shutil.copyfileobj(source, sink, 8 << 20)
+        except BaseException:
+            # Leaving the block has closed the stream, and closing completes the upload of what was sent so far.
+            with contextlib.suppress(OSError):
+                fs.delete_file(path)
+            raise
+
+
+def _cache_root() -> str:
+    """The folder of local copies: what ``CHATSEARCH_CACHE`` names, else one below /tmp that is ours alone.
+
+    Raises:
+        StorageError: somebody else owns it or may write there, so its files may not be what they seem.
+    """
+    named = os.environ.get("CHATSEARCH_CACHE")
+    root = named or os.path.join(tempfile.gettempdir(), f"chatsearch-cache-{os.getuid()}")
+    with _named_errors("create", root):
+        os.makedirs(root, mode=0o700, exist_ok=True)
+        held = os.lstat(root)
+    if named is None and not (stat.S_ISDIR(held.st_mode) and held.st_uid == os.getuid() and not held.st_mode & 0o022):
+        raise StorageError(
+            f"{root} (owner {held.st_uid}, mode {stat.filemode(held.st_mode)}) is not a folder that this user alone can write to. "
+            "Remove it, or name another folder in CHATSEARCH_CACHE."
+        )
+    return root
 
 
 @dataclass(frozen=True)
@@ -203,9 +238,7 @@ class Folder:
                 with tempfile.TemporaryDirectory(prefix="chatsearch-") as scratch:
                     local = os.path.join(scratch, "file")
                     yield local
-                    fs, path = filesystem(target)
-                    with open(local, "rb") as source, fs.open_output_stream(path) as sink:
-                        shutil.copyfileobj(source, sink, 8 << 20)
+                    _put(local, target)
                 return
             folder = os.path.dirname(target)
             os.makedirs(folder, exist_ok=True)
@@ -230,16 +263,13 @@ class Folder:
             if not os.path.exists(self.path(name)):
                 raise MissingInputError(f"Cannot read {self.path(name)}: it does not exist.")
             return self.path(name)
-        root = os.environ.get(
-            "CHATSEARCH_CACHE", os.path.join(tempfile.gettempdir(), f"chatsearch-cache-{os.getuid()}")
-        )
+        root = _cache_root()
         with _named_errors("look up", self.path(name)):
             fs, path = filesystem(self.path(name))
             info = fs.get_file_info(path)
         key = hashlib.sha256(f"{self.path(name)}|{info.size}|{info.mtime_ns}".encode()).hexdigest()[:24]
         cached = os.path.join(root, key, os.path.basename(name))
         if not os.path.exists(cached):
-            os.makedirs(root, mode=0o700, exist_ok=True)
             whole = Folder(os.path.dirname(cached)).writing(os.path.basename(cached))
             with whole as scratch, fs.open_input_stream(path) as source, open(scratch, "wb") as sink:
                 shutil.copyfileobj(source, sink, 8 << 20)

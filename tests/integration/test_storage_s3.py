@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from chatsearch.config import Config
@@ -41,6 +43,18 @@ def test_writing_that_fails_leaves_nothing(s3: str) -> None:
         with open(local, "wb") as handle:
             handle.write(b"half")
         raise RuntimeError("half way")
+    assert folder.list() == []
+
+
+def test_an_upload_that_is_interrupted_leaves_nothing(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(source: BinaryIO, sink: BinaryIO, length: int) -> None:
+        sink.write(source.read(6 << 20))
+        raise KeyboardInterrupt
+
+    folder = Folder(s3)
+    monkeypatch.setattr(shutil, "copyfileobj", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        folder.write_bytes("part", b"x" * (9 << 20))
     assert folder.list() == []
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 from chatsearch.errors import MissingInputError, StorageError
-from chatsearch.storage import Folder, filesystem, is_remote, join, resolve
+from chatsearch.storage import Folder, _cache_root, filesystem, is_remote, join, resolve
 
 
 @pytest.fixture
@@ -143,3 +144,28 @@ def test_a_really_full_device_is_named(folder: Folder) -> None:
         with open(local, "wb") as handle:
             handle.write(b"x" * 100_000)
     assert folder.list() == []
+
+
+@pytest.mark.parametrize("fault", ["mode", "link", "owner"])
+def test_a_cache_that_others_can_write_to_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.delenv("CHATSEARCH_CACHE", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    root = Path(_cache_root())
+    assert root.parent == tmp_path and root.stat().st_mode & 0o777 == 0o700
+    assert _cache_root() == str(root)
+    if fault == "mode":
+        root.chmod(0o777)
+    elif fault == "link":
+        root.rmdir()
+        (tmp_path / "elsewhere").mkdir(0o700)
+        root.symlink_to(tmp_path / "elsewhere")
+    else:
+        uid = os.getuid()
+        root.rename(tmp_path / f"chatsearch-cache-{uid + 1}")
+        monkeypatch.setattr(os, "getuid", lambda: uid + 1)
+    with pytest.raises(StorageError, match="CHATSEARCH_CACHE"):
+        _cache_root()
+    monkeypatch.setenv("CHATSEARCH_CACHE", str(tmp_path / "mine"))
+    assert _cache_root() == str(tmp_path / "mine")

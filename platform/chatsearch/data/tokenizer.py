@@ -8,12 +8,13 @@ contains their spelling is encoded as ordinary characters.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from chatsearch.errors import ConfigError, CorruptArtefactError
+from chatsearch.manifest import Artefact
 from chatsearch.storage import Folder
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -130,9 +131,22 @@ class ChatTokenizer:
             CorruptArtefactError: a file is not what its name says.
             ConfigError: the configuration names no end token, or one that is not in the vocabulary.
         """
+        return cls._read(folder, folder.read_bytes)
+
+    @classmethod
+    def load_checked(cls, artefact: Artefact) -> ChatTokenizer:
+        """Read the tokenizer of an artefact, both files checked against its manifest.
+
+        Raises:
+            CorruptArtefactError: a file is damaged or missing.
+        """
+        return cls._read(artefact.folder, artefact.read_checked)
+
+    @classmethod
+    def _read(cls, folder: Folder, read: Callable[[str], bytes]) -> ChatTokenizer:
         try:
-            config = json.loads(folder.read_bytes(CONFIG_FILE))
-            text = folder.read_bytes(TOKENIZER_FILE).decode()
+            config = json.loads(read(CONFIG_FILE))
+            text = read(TOKENIZER_FILE).decode()
         except ValueError as error:
             raise CorruptArtefactError(f"{folder} holds a damaged tokenizer: {error}. Write it again.") from error
         eos = _spelling(config.get("eos_token"))

@@ -22,7 +22,7 @@ from chatsearch.errors import CorruptArtefactError, FingerprintMismatchError
 from chatsearch.kinds import MODEL_BUNDLE
 from chatsearch.manifest import Artefact, Output, begin_output, open_artefact
 from chatsearch.model.config import SearcherConfig
-from chatsearch.model.layout import CONFIG, M_Q, PROJECTION, SEARCHER, VISION
+from chatsearch.model.layout import BUNDLE_FILES, CONFIG, M_Q, PROJECTION, SEARCHER, VISION
 from chatsearch.model.searcher import ChatSearcher
 from chatsearch.model.tensors import read_tensors, tensors_digest, write_tensors
 from chatsearch.model.vision import VisionEncoder
@@ -55,9 +55,9 @@ class ModelBundle:
 
 
 def write_bundle(folder: Folder, searcher: ChatSearcher, vision: VisionEncoder, tokenizer: ChatTokenizer) -> dict:
-    """Write a bundle's files and return the facts for its manifest, which the caller writes.
+    """Write a bundle's files, ``BUNDLE_FILES``, and return the facts for its manifest, which the caller writes.
 
-    For jobs that take their output themselves: ``output.commit(counts=..., facts=write_bundle(...))``.
+    For jobs that take their output themselves: ``output.commit(counts=..., files=BUNDLE_FILES, facts=write_bundle(...))``.
 
     Raises:
         ConfigError: tokenizer and language model disagree about the vocabulary.
@@ -103,7 +103,7 @@ def save_bundle(
     if output.finished is not None:
         return output.finished
     facts = write_bundle(output.folder, searcher, vision, tokenizer)
-    return output.commit(counts={"parameters": num_parameters(searcher)}, facts=facts)
+    return output.commit(counts={"parameters": num_parameters(searcher)}, files=BUNDLE_FILES, facts=facts)
 
 
 def load_bundle(uri: str, *, device: str = "cpu") -> ModelBundle:
@@ -120,7 +120,7 @@ def load_bundle(uri: str, *, device: str = "cpu") -> ModelBundle:
     vision = VisionEncoder.from_weights(config.vision, read_tensors(artefact, VISION))
     searcher = ChatSearcher(config)
     load_stored_tensors(searcher, {**read_tensors(artefact, SEARCHER), **projection}, origin=artefact.uri)
-    tokenizer = ChatTokenizer.load(artefact.folder)
+    tokenizer = ChatTokenizer.load_checked(artefact)
     check_vocabulary(tokenizer, config.language)
     facts = artefact.manifest.facts
     for what, found in (
@@ -180,7 +180,7 @@ def num_parameters(searcher: ChatSearcher) -> int:
 
 def _read_config(artefact: Artefact) -> SearcherConfig:
     try:
-        return SearcherConfig.model_validate_json(artefact.folder.read_bytes(CONFIG))
+        return SearcherConfig.model_validate_json(artefact.read_checked(CONFIG))
     except ValidationError as error:
         raise CorruptArtefactError(
             f"{artefact.folder.path(CONFIG)} does not describe a model: {error.errors()[0]['msg']}. Export it again with jobs.train."

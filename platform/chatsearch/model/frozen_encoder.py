@@ -40,7 +40,7 @@ def load_vision(uri: str) -> VisionEncoder:
 def _described(artefact: Artefact) -> VisionConfig:
     name = DESCRIPTIONS[artefact.manifest.kind]
     try:
-        held = json.loads(artefact.folder.read_bytes(name))["vision"]
+        held = json.loads(artefact.read_checked(name))["vision"]
         return TypeAdapter(VisionConfig).validate_python(held)
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise CorruptArtefactError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from chatsearch.data.tokenizer import CONFIG_FILE, TOKENIZER_FILE
+
 CONFIG = "config.json"
 """In a bundle: the searcher's configuration."""
 SHAPES = "weights.json"
@@ -14,3 +16,5 @@ PROJECTION = "projection.safetensors"
 M_Q = "gallery_head.weight"
 LANGUAGE = "language.safetensors"
 PERCEIVER = "perceiver.safetensors"
+BUNDLE_FILES = (CONFIG, SEARCHER, PROJECTION, VISION, TOKENIZER_FILE, CONFIG_FILE)
+"""All files of a bundle besides its manifest."""

@@ -89,7 +89,7 @@ def load_weights(uri: str) -> StartingWeights:
         vision=VisionEncoder.from_weights(shapes.vision, read_tensors(artefact, VISION)),
         language_config=shapes.language,
         language=read_tensors(artefact, LANGUAGE),
-        tokenizer=ChatTokenizer.load(artefact.folder),
+        tokenizer=ChatTokenizer.load_checked(artefact),
         perceiver=read_tensors(artefact, PERCEIVER) if has_perceiver else None,
     )
 
@@ -151,7 +151,7 @@ def _check_fit(config: SearcherConfig, weights: StartingWeights) -> None:
 
 def _read_shapes(artefact: Artefact) -> _Shapes:
     try:
-        return _Shapes.model_validate_json(artefact.folder.read_bytes(SHAPES))
+        return _Shapes.model_validate_json(artefact.read_checked(SHAPES))
     except ValidationError as error:
         raise CorruptArtefactError(
             f"{artefact.folder.path(SHAPES)} does not describe weights: {error.errors()[0]['msg']}. Make them again."

@@ -10,10 +10,12 @@ from chatsearch.errors import (
     ConfigError,
     FingerprintMismatchError,
     IncompleteArtefactError,
+    StorageError,
     TrainingError,
 )
 from chatsearch.kinds import DOCUMENT_SHARDS, FEATURE_STORE, MODEL_BUNDLE, MODEL_WEIGHTS
 from chatsearch.manifest import Artefact, Manifest, begin_output, fingerprint, open_artefact, read_manifest
+from chatsearch.model.layout import BUNDLE_FILES
 from chatsearch.storage import Folder, filesystem, resolve
 from chatsearch.tracking.tracker import NullTracker, Tracker
 from chatsearch.train.config import TrainConfig
@@ -46,8 +48,23 @@ def train(config: TrainConfig, tracker: Tracker | None = None) -> Artefact:
     made = _run_locally(config, run, tracker) if config.num_workers == 0 else _run_on_ray(config, run, tracker)
     for name, value in made["facts"]["last_step"].items():
         tracker.log_metrics({f"final_{name}": value})
-    files = [name for name in output.folder.list() if not name.startswith(f"{CHECKPOINTS}/")]
-    return output.commit(counts=made["counts"], files=files, facts=made["facts"])
+    check_bundle(output.folder)
+    return output.commit(counts=made["counts"], files=BUNDLE_FILES, facts=made["facts"])
+
+
+def check_bundle(folder: Folder) -> None:
+    """Check that what rank 0 has written is here, where the manifest is going to be.
+
+    Raises:
+        StorageError: a file is not; the checkpoints stay.
+    """
+    present = folder.sizes()
+    missing = [name for name in BUNDLE_FILES if name not in present]
+    if missing:
+        raise StorageError(
+            f"Training is over, but {', '.join(missing)} cannot be seen in {folder.uri} from here: the workers on other nodes have "
+            "written to their own disks. Take an output that all nodes share, such as s3://bucket/prefix."
+        )
 
 
 def check_inputs(config: TrainConfig) -> dict[str, str]:

@@ -15,7 +15,7 @@ from chatsearch.kinds import MODEL_BUNDLE
 from chatsearch.manifest import MANIFEST, open_artefact
 from chatsearch.model.bundle import load_bundle, num_parameters, save_bundle
 from chatsearch.model.frozen_encoder import load_vision
-from chatsearch.model.layout import M_Q, PROJECTION, SEARCHER
+from chatsearch.model.layout import BUNDLE_FILES, CONFIG, M_Q, PROJECTION, SEARCHER
 from chatsearch.testing.tiny import tiny_bundle, tiny_config, tiny_searcher, tiny_tokenizer, tiny_vision
 from safetensors.numpy import load_file as load_numpy
 from safetensors.torch import load_file, save_file
@@ -78,15 +78,28 @@ def test_another_projection_has_another_fingerprint(tmp_path):
     assert one.encoder_fingerprint != other.encoder_fingerprint
 
 
-@pytest.mark.parametrize("name", [SEARCHER, PROJECTION, "vision.safetensors"])
+@pytest.mark.parametrize("name", BUNDLE_FILES)
 def test_a_flipped_bit_is_refused_by_name(tmp_path, name):
     tiny_bundle(str(tmp_path / "b"))
     path = tmp_path / "b" / name
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(CorruptArtefactError, match=name):
+    with pytest.raises(CorruptArtefactError, match=f"{name} is damaged"):
         load_bundle(str(tmp_path / "b"))
+
+
+def test_a_bundle_has_the_files_it_is_said_to_have(tmp_path):
+    tiny_bundle(str(tmp_path / "b"))
+    assert {path.name for path in (tmp_path / "b").iterdir()} == {*BUNDLE_FILES, MANIFEST}
+    assert open_artefact(str(tmp_path / "b"), MODEL_BUNDLE).manifest.files.keys() == set(BUNDLE_FILES)
+
+
+def test_a_changed_description_is_refused_by_what_needs_the_encoder_alone(tmp_path):
+    tiny_bundle(str(tmp_path / "b"))
+    (tmp_path / "b" / CONFIG).write_bytes((tmp_path / "b" / CONFIG).read_bytes().replace(b":", b" ", 1))
+    with pytest.raises(CorruptArtefactError, match=f"{CONFIG} is damaged"):
+        load_vision(str(tmp_path / "b"))
 
 
 def rewrite(folder, name, change):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,6 +67,15 @@ def test_they_come_back_and_a_searcher_starts_from_them(tmp_path, tokenizer, tie
     again = searcher.language.word_weights()
     assert again.keys() == weights.language.keys()
     assert all(torch.equal(again[name], weights.language[name]) for name in again)
+
+
+@pytest.mark.parametrize("name", ["weights.json", "tokenizer.json", "tokenizer_config.json"])
+def test_a_changed_description_or_tokenizer_is_refused_by_name(tmp_path, tokenizer, name):
+    uri = saved(tmp_path, starting(tokenizer))
+    path = Path(uri, name)
+    path.write_bytes(path.read_bytes()[:-1] + b" ")
+    with pytest.raises(CorruptArtefactError, match=f"{name} is damaged"):
+        load_weights(uri)
 
 
 def test_what_they_do_not_hold_depends_on_the_seed_alone(tokenizer):
