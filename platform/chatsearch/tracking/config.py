@@ -47,7 +47,7 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 class RunKey(Config):
-    """Which run a process writes to: the same key finds the same run again, after a crash or from a worker."""
+    """Which run a process writes to: the same key finds the same run again, after a crash."""
 
     job: str = Field(min_length=1)
     """Name of the job, shown as the run's name."""

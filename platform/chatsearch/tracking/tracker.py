@@ -109,17 +109,10 @@ class NullTracker:
         return None
 
 
-def open_tracker(config: TrackingConfig, run: RunKey, *, attach: bool = False) -> Tracker:
-    """The recorder of a run.
-
-    Args:
-        config: where to record.
-        run: the run to continue or begin.
-        attach: write to a run that another process has begun and will end (a training worker's view of
-            the driver's run): ``finish`` then only waits for what is queued.
-    """
+def open_tracker(config: TrackingConfig, run: RunKey) -> Tracker:
+    """The recorder of a run, which it continues or begins."""
     if not config.enabled:
         return NullTracker()
     from chatsearch.tracking.mlflow import MlflowTracker
 
-    return MlflowTracker(config, run, attach=attach)
+    return MlflowTracker(config, run)
