@@ -34,14 +34,14 @@ async function send(method, path, body, signal) {
   throw new Problem(fields);
 }
 
-async function json(method, path, body) {
-  return (await send(method, path, body)).json();
+async function json(method, path, signal) {
+  return (await send(method, path, undefined, signal)).json();
 }
 
 const base = (id) => `/v1/conversations/${encodeURIComponent(id)}`;
 
 export const describe = () => json("GET", "/v1/galleries");
-export const create = () => json("POST", "/v1/conversations");
+export const create = (signal) => json("POST", "/v1/conversations", signal);
 export const load = (id) => json("GET", base(id));
 export const undo = (id) => json("POST", `${base(id)}/undo`);
 export const exported = (id) => json("GET", `${base(id)}/export`);

@@ -204,9 +204,11 @@ async function answer(request, userNode) {
 
 const mode = () => document.querySelector("input[name=mode]:checked").value;
 
-async function ensureConversation() {
+async function ensureConversation(signal) {
   if (conversation) return;
-  conversation = await api.create();
+  const made = await api.create(signal);
+  signal.throwIfAborted();
+  conversation = made;
   sessionStorage.setItem(KEY, conversation.id);
 }
 
@@ -224,9 +226,13 @@ async function say() {
   grow();
   drawAttachments();
   try {
-    await ensureConversation();
-    await answer((on, signal) => api.say(conversation.id, { content, retrieve: mode() }, on, signal), mine);
+    const request = { content, retrieve: mode() };
+    await answer(async (on, signal) => {
+      await ensureConversation(signal);
+      await api.say(conversation.id, request, on, signal);
+    }, mine);
   } catch (error) {
+    if (error.name === "AbortError") return; // left for a new conversation, where these words do not belong
     attachments = pictures; // nothing was saved: give back what was written
     if (!$("text").value) $("text").value = words;
     grow();
@@ -240,6 +246,7 @@ const pick = guarded(async (item, retrieval) => {
   if (busy) return;
   const request = { item_id: item, retrieval, retrieve: mode() === "never" ? "never" : "auto" };
   for (const node of log.querySelectorAll(".turn:last-child .candidate")) node.setAttribute("aria-pressed", String(node.dataset.item === item));
+  drawn.at(-1).json = null; // the mark is only a promise: whatever becomes of the pick, the turn is drawn again
   await answer((on, signal) => api.pick(conversation.id, request, on, signal), null);
   $("text").focus();
 });

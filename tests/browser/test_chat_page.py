@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from chatsearch.testing.ports import free_ports
+from playwright import sync_api as playwright
 
 from serve.run import serving
 from tests.serving import make_served
 from tests.unit.converse.memory import picture
 
-playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.ray, pytest.mark.browser]
 
 FLAGS = [
@@ -31,7 +31,7 @@ FLAGS = [
 
 @pytest.fixture(scope="module")
 def chromium() -> str:
-    found = shutil.which("chromium")
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
     if found is None:
         reason = "Chromium is not installed: run `make system-deps` as root"
         if os.environ.get("CI") == "true":
@@ -172,6 +172,46 @@ def test_errors_are_shown_as_toasts_and_the_message_comes_back(page: playwright.
     screenshot(page, "toast")
     page.keyboard.press("Escape")
     expect(toast).to_have_count(0)
+
+
+def test_a_new_conversation_takes_nothing_from_the_answer_that_was_left(page: playwright.Page, tmp_path: Path) -> None:
+    expect = playwright.expect
+    upload = tmp_path / "903.png"
+    upload.write_bytes(picture(903))
+    held: list[playwright.Route] = []
+    for where in ("**/v1/conversations", "**/turns"):  # left while it is created, and while it is answered
+        page.route(where, lambda route: held.append(route))  # noqa: PLW0108 - playwright marks what it is given
+        page.set_input_files("#file", upload)
+        expect(page.locator("#attachments img")).to_have_count(1)
+        with page.expect_request(where):
+            say(page, "a red apple", "Words")
+        expect(page.get_by_role("button", name="Send")).to_be_disabled()
+        page.get_by_role("button", name="New").click()
+        expect(page.get_by_role("button", name="Send")).to_be_enabled()
+        expect(page.locator(".turn")).to_have_count(0)
+        expect(page.locator("#attachments img")).to_have_count(0)
+        expect(page.get_by_label("Message", exact=True)).to_have_value("")
+        expect(page.locator(".toast")).to_have_count(0)
+        assert page.evaluate("sessionStorage.getItem('chatsearch.conversation')") is None
+        page.unroute(where)
+    assert len(held) == 2
+    say(page, "a blue car", "Words")
+    expect(page.locator(".turn.user:not(.pending) .text")).to_have_text("a blue car")
+
+
+def test_a_pick_that_fails_leaves_no_mark(page: playwright.Page) -> None:
+    expect = playwright.expect
+    say(page, "something striped", "Pictures")
+    candidates = page.locator(".turn.assistant:not(.pending) .candidate")
+    expect(candidates).to_have_count(10)
+    body = json.dumps({"title": "Overloaded", "detail": "All replicas are busy.", "status": 503})
+    page.route("**/picks", lambda route: route.fulfill(status=503, content_type="application/problem+json", body=body))
+    candidates.nth(2).click()
+    expect(page.locator(".toast")).to_contain_text("busy")
+    expect(page.locator('.candidate[aria-pressed="true"]')).to_have_count(0)
+    page.unroute("**/picks")
+    candidates.nth(2).click()
+    expect(candidates.nth(2)).to_contain_text("picked")
 
 
 def test_it_works_by_keyboard_on_a_narrow_dark_screen(browser: playwright.Browser, address: str) -> None:
