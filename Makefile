@@ -25,7 +25,7 @@ export DATA OUT
 export RAY_USAGE_STATS_ENABLED := 0
 export AWS_EC2_METADATA_DISABLED := true
 export TOKENIZERS_PARALLELISM := false
-export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT := 20000
 
 SOURCES := platform jobs serve tests
 only := $(if $(ONLY),-k "$(ONLY)")

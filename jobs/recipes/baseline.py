@@ -25,17 +25,23 @@ def tiny(places: Places = TINY) -> BaselineConfig:
         weights=places.weights,
         features=places.train_features,
         phases=(_phase(train.tiny_align(places), 1e-3), _phase(train.tiny_instruct(places), 1e-3)),
+        heads=train.tiny_align(places).heads,
         output=places.baseline,
     )
 
 
 def small(places: Places = SMALL) -> BaselineConfig:
     """The photographs' dual encoder on SmolLM2: the steps and documents of both stages."""
+    align = train.small_align(places)
     return BaselineConfig(
         weights=places.weights,
         features=places.train_features,
-        phases=(_phase(train.small_align(places), 5e-5), _phase(train.small_instruct(places), 2e-5)),
-        head_multiplier=20.0,
-        retrieval_dim=256,
+        phases=(_phase(align, 1e-4), _phase(train.small_instruct(places), 3e-5)),
+        num_layers=align.model.language.num_layers,
+        freeze_words=align.model.freeze_words,
+        heads=align.heads,
+        mixed=True,
+        head_multiplier=3.0,
+        retrieval_dim=align.model.retrieval_dim,
         output=places.baseline,
     )

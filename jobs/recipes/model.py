@@ -32,10 +32,15 @@ def tiny() -> SearcherConfig:
 
 
 def small() -> SearcherConfig:
-    """SmolLM2-135M-Instruct and EfficientNet-Lite0: real pretrained weights on a CPU."""
+    """The first six layers of SmolLM2-135M-Instruct, and EfficientNet-Lite0: real pretrained weights on a CPU.
+
+    What these layers know of a caption's last word tells as much of its picture as what all thirty know, at a fifth of
+    the time; the words' vectors, half of what is left, stay as they are.
+    """
     return SearcherConfig(
         vision=EfficientNetLite0Config(),
-        language=SMOLLM2_135M,
+        language=SMOLLM2_135M.replace(num_layers=6),
+        freeze_words=True,
         perceiver=PerceiverConfig(hidden_size=192, intermediate_size=384, num_layers=2, num_heads=4),
         num_queries=4,
         retrieval_dim=256,

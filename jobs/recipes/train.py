@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chatsearch.data.config import StreamConfig
-from chatsearch.model.config import ObjectiveConfig
+from chatsearch.model.config import HeadsConfig, ObjectiveConfig
 from chatsearch.train.config import OptimiserConfig, TrainConfig
 from chatsearch.types import Kind
 
@@ -18,12 +18,14 @@ def tiny_align(places: Places = TINY) -> TrainConfig:
         weights=places.weights,
         features=places.train_features,
         model=model.tiny(),
-        objective=ObjectiveConfig(queue_size=1000),
+        # Nothing tells which picture is wanted where none has been described.
+        objective=ObjectiveConfig(queue_size=1000, skip_first_images=True),
         streams=(
             StreamConfig(shards=places.align_shards, per_step=32, kinds=(Kind.CAPTION,)),
             StreamConfig(shards=places.align_shards, per_step=8, kinds=(Kind.INTERLEAVED,)),
         ),
         steps=150,
+        heads=HeadsConfig(num_steps=50),
         max_length=256,
         optimiser=OptimiserConfig(learning_rate=1e-3, warmup_steps=20),
         zero_stage=1,
@@ -47,30 +49,34 @@ def tiny_instruct(places: Places = TINY) -> TrainConfig:
 
 
 def small_align(places: Places = SMALL) -> TrainConfig:
-    """Photographs, stage 1: SmolLM2 with a low rate, the new parts with a higher one."""
+    """Photographs, stage 1: heads in closed form, then the decoder with a low rate and the new parts with a higher one."""
     return TrainConfig(
         stage="align",
         weights=places.weights,
         features=places.train_features,
         model=model.small(),
         objective=ObjectiveConfig(queue_size=1000),
-        streams=(StreamConfig(shards=places.align_shards, per_step=32, kinds=(Kind.CAPTION,)),),
-        steps=150,
+        streams=(StreamConfig(shards=places.align_shards, per_step=80, kinds=(Kind.CAPTION,), caption_first=0.8),),
+        steps=400,
+        heads=HeadsConfig(num_steps=150),
         max_length=256,
+        answer_only=True,
         optimiser=OptimiserConfig(
-            learning_rate=5e-5,
-            warmup_steps=15,
+            learning_rate=1e-4,
+            warmup_steps=20,
             multipliers={
-                "perceiver": 10.0,
-                "input_cls": 10.0,
-                "input_queries": 10.0,
-                "query_head": 20.0,
-                "gallery_head": 20.0,
+                "perceiver": 3.0,
+                "input_cls": 3.0,
+                "input_queries": 3.0,
+                "query_head": 3.0,
+                "gallery_head": 3.0,
+                "log_scale": 3.0,
             },
         ),
+        precision="mixed",
         zero_stage=1,
         num_workers=2,
-        checkpoint_every=50,
+        checkpoint_every=100,
         output=places.align_model,
     )
 
@@ -81,10 +87,9 @@ def small_instruct(places: Places = SMALL) -> TrainConfig:
     return align.replace(
         stage="instruct",
         weights=places.align_model,
-        streams=(StreamConfig(shards=places.instruct_shards, per_step=16),),
+        streams=(StreamConfig(shards=places.instruct_shards, per_step=64),),
         steps=60,
-        answer_only=True,
-        optimiser=align.optimiser.replace(learning_rate=2e-5, warmup_steps=6),
+        optimiser=align.optimiser.replace(learning_rate=3e-5, warmup_steps=6),
         zero_stage=2,
         output=places.instruct_model,
     )

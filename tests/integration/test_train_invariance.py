@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from chatsearch.model.config import HeadsConfig
 from chatsearch.testing.ports import free_ports
 from chatsearch.testing.training import tiny_training
-from chatsearch.train.config import HeadsConfig, TrainConfig
+from chatsearch.train.config import TrainConfig
 from chatsearch.train.loop import assemble
 from chatsearch.train.start import load_start
 
@@ -75,9 +76,9 @@ def test_two_workers_take_the_same_steps_as_one(known, variant: int) -> None:
             assert (theirs["num_tokens"], theirs["num_images"]) == (mine["num_tokens"], mine["num_images"])
         assert torch.equal(other["ids"], alone["ids"])
         assert torch.equal(other["features"], alone["features"])
-        for name, tensor in alone["weights"].items():
-            # Of the whole tensor: Adam can turn a rounded gradient near zero into a step of full size in one element.
-            assert (other["weights"][name] - tensor).norm() <= 1e-4 * tensor.norm(), name
+        # Of all weights together: Adam can turn a rounded gradient near zero into a step of full size in one element.
+        ours, theirs = (torch.cat([t.double().flatten() for t in k["weights"].values()]) for k in (alone, other))
+        assert (ours - theirs).norm() <= 1e-5 * ours.norm()
 
 
 def test_every_rank_holds_the_same_bits(known) -> None:

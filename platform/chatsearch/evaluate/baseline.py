@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -19,16 +20,19 @@ from chatsearch.evaluate.config import BaselineConfig, PhaseConfig
 from chatsearch.evaluate.dual_encoder import (
     DualEncoder,
     DualEncoderConfig,
-    embed_texts,
     symmetric_loss,
     text_ids,
+    text_states,
     write_dual_encoder,
 )
 from chatsearch.index.features import FeatureStore
 from chatsearch.kinds import DUAL_ENCODER, MODEL_WEIGHTS
 from chatsearch.manifest import Artefact, begin_output, open_artefact
+from chatsearch.model.config import LanguageConfig
+from chatsearch.model.head_fit import HeadMoments, fit_heads
 from chatsearch.model.weights import load_weights
 from chatsearch.progress import progress
+from chatsearch.schedule import learning_rate
 from chatsearch.tracking.tracker import Tracker
 from chatsearch.types import Document, Kind
 
@@ -101,13 +105,6 @@ class _Phase:
                 pairs.append(pair_of(document, Coin(seed, document.document_id, draw.epoch)))
             yield pairs
 
-    def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then cosine to zero."""
-        warmup, steps = self.config.warmup_steps, self.config.steps
-        if step < warmup:
-            return self.config.learning_rate * (step + 1) / warmup
-        return self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
-
 
 def train_baseline(config: BaselineConfig, tracker: Tracker) -> Artefact:
     """Train the dual encoder a configuration describes, or return it when it is finished already.
@@ -134,7 +131,7 @@ def train_baseline(config: BaselineConfig, tracker: Tracker) -> Artefact:
     if output.finished is not None:
         return output.finished
     shape = DualEncoderConfig(
-        language=weights.language_config,
+        language=_tower(weights.language_config, config),
         feature_dim=store.dimension,
         retrieval_dim=config.retrieval_dim,
         pooling=config.pooling,
@@ -145,9 +142,12 @@ def train_baseline(config: BaselineConfig, tracker: Tracker) -> Artefact:
         torch.manual_seed(config.seed)
         network = DualEncoder(shape)
     network.text.load_word_weights(weights.language)
+    network.text.decoder.embed_tokens.requires_grad_(not config.freeze_words)
     begin = time.monotonic()
     tokenizer = weights.tokenizer
     network.train()
+    if config.heads.num_steps:
+        _start_heads(network, phases[0], store, tokenizer, config)
     with progress("train dual encoder", sum(phase.config.steps for phase in phases), "steps") as advance:
         for number, phase in enumerate(phases):
             for step, loss in enumerate(_train_phase(network, phase, store, tokenizer, config)):
@@ -166,12 +166,52 @@ def train_baseline(config: BaselineConfig, tracker: Tracker) -> Artefact:
     )
 
 
+def _tower(language: LanguageConfig, config: BaselineConfig) -> LanguageConfig:
+    """The shape of the text tower.
+
+    Raises:
+        ConfigError: the weights have fewer layers than wanted.
+    """
+    if config.num_layers > language.num_layers:
+        raise ConfigError(
+            f"num_layers={config.num_layers} is more than the {language.num_layers} layers of the weights."
+        )
+    return language.replace(num_layers=config.num_layers or language.num_layers)
+
+
+@torch.no_grad()
+def _start_heads(
+    network: DualEncoder, phase: _Phase, store: FeatureStore, tokenizer: ChatTokenizer, config: BaselineConfig
+) -> None:
+    """Both projections in closed form from the untrained tower, as the model's heads start beside it."""
+    moments = HeadMoments.zero(network.config.language.hidden_size, store.dimension, torch.device("cpu"))
+    for pairs in itertools.islice(phase.batches(config.seed), config.heads.num_steps):
+        moments.add(*_states_and_features(network, pairs, store, tokenizer, config))
+    heads = fit_heads(moments, config.retrieval_dim, penalty=config.heads.penalty, whitening=config.heads.whitening)
+    network.text_head.weight.copy_(heads.query_dH)
+    network.image_head.weight.copy_(heads.gallery_dD)
+
+
+def _states_and_features(
+    network: DualEncoder,
+    pairs: Sequence[tuple[str, str]],
+    store: FeatureStore,
+    tokenizer: ChatTokenizer,
+    config: BaselineConfig,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The text tower's states (B, H) and raw f_CLS (B, D) of a batch."""
+    rows = [text_ids(text, tokenizer, config.max_length) for text, _ in pairs]
+    with torch.autocast("cpu", torch.bfloat16, enabled=config.mixed):
+        states_BH = text_states(network, rows, tokenizer.pad_id, group_size=_GROUP)
+    return states_BH, torch.from_numpy(np.stack([store.get(image) for _, image in pairs]))
+
+
 def _train_phase(
     network: DualEncoder, phase: _Phase, store: FeatureStore, tokenizer: ChatTokenizer, config: BaselineConfig
 ) -> Iterator[float]:
     """Train through one phase; yields the loss of each step."""
     heads = [*network.text_head.parameters(), *network.image_head.parameters(), network.log_scale]
-    tower = list(network.text.decoder.parameters())
+    tower = [parameter for parameter in network.text.decoder.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(
         [{"params": tower, "factor": 1.0}, {"params": heads, "factor": config.head_multiplier}],
         lr=phase.config.learning_rate,
@@ -179,12 +219,15 @@ def _train_phase(
     )
     for step, pairs in enumerate(phase.batches(config.seed)):
         for group in optimiser.param_groups:
-            group["lr"] = phase.learning_rate(step) * group["factor"]
-        rows = [text_ids(text, tokenizer, config.max_length) for text, _ in pairs]
-        images = [image for _, image in pairs]
-        cls_BD = torch.from_numpy(np.stack([store.get(image) for image in images]))
-        text_Bd = embed_texts(network, rows, tokenizer.pad_id, group_size=_GROUP)
-        loss = symmetric_loss(text_Bd, network.image_embedding(cls_BD), network.scale, images)
+            group["lr"] = group["factor"] * learning_rate(
+                step,
+                peak=phase.config.learning_rate,
+                warmup_steps=phase.config.warmup_steps,
+                total_steps=phase.config.steps,
+            )
+        states_BH, cls_BD = _states_and_features(network, pairs, store, tokenizer, config)
+        vectors = network.text_embedding(states_BH), network.image_embedding(cls_BD)
+        loss = symmetric_loss(*vectors, network.scale, [image for _, image in pairs])
         value = loss.item()
         if not math.isfinite(value):
             raise NonFiniteLossError(

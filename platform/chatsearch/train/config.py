@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from chatsearch.config import Config, runtime
 from chatsearch.data.config import LoaderConfig, StreamConfig
 from chatsearch.errors import ConfigError
-from chatsearch.model.config import ObjectiveConfig, SceneCnnConfig, SearcherConfig
+from chatsearch.model.config import HeadsConfig, ObjectiveConfig, SceneCnnConfig, SearcherConfig
 
 TRAINED_PARTS = ("language", "perceiver", "input_cls", "input_queries", "query_head", "gallery_head", "log_scale")
 """Top-level parts of the searcher: the names under which learning rates may differ."""
@@ -39,20 +39,6 @@ class OptimiserConfig(Config):
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas={self.betas} must lie in [0, 1).")
         return self
-
-
-class HeadsConfig(Config):
-    """Where both retrieval heads start: drawn at random, or in closed form from the untrained model's states.
-
-    The paper does not say. On few documents the closed form spares training its slowest part.
-    """
-
-    num_steps: int = Field(0, ge=0)
-    """Steps of the plan whose documents are read, without learning, for the closed form; 0 draws at random."""
-    penalty: PositiveFloat = 1e-2
-    """Of the ridge regression from states to pictures, relative to the states' variance."""
-    whitening: float = Field(0.5, ge=0.0, le=1.0)
-    """0 keeps the variances of the pictures' principal directions, 1 makes them equal."""
 
 
 class TrainConfig(Config):

@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 
 from chatsearch.data.pack import Batch
+from chatsearch.model.config import HeadsConfig
 from chatsearch.model.head_fit import HeadMoments, fit_heads
 from chatsearch.model.searcher import ChatSearcher
-from chatsearch.train.config import HeadsConfig
 from chatsearch.train.features import FrozenFeatures
 
 

@@ -23,13 +23,13 @@ from chatsearch.manifest import FileEntry
 from chatsearch.model.objective import IGNORE, combine
 from chatsearch.model.queue import Candidates, FeatureQueue, content_id
 from chatsearch.model.searcher import ChatSearcher
+from chatsearch.schedule import learning_rate
 from chatsearch.storage import Folder
 from chatsearch.train import checkpoint
 from chatsearch.train.config import TrainConfig
 from chatsearch.train.deepspeed_engine import Engine, parameter_groups
 from chatsearch.train.exchange import gather_images, gather_numbers
 from chatsearch.train.features import FrozenFeatures
-from chatsearch.train.schedule import learning_rate
 from chatsearch.train.step import MicroBatch, StepModule, Targets
 
 FeaturesFor = Callable[[torch.device], FrozenFeatures]

@@ -13,12 +13,14 @@ from chatsearch.data.tokenizer import ChatTokenizer
 from chatsearch.errors import ChatSearchError, ConfigError, CorruptArtefactError, FingerprintMismatchError
 from chatsearch.evaluate.baseline import pair_of, train_baseline
 from chatsearch.evaluate.config import BaselineConfig, PhaseConfig
-from chatsearch.evaluate.dual_encoder import TENSORS, embed_texts, load_dual_encoder, pad, symmetric_loss, text_ids
+from chatsearch.evaluate.dual_encoder import TENSORS, load_dual_encoder, pad, symmetric_loss, text_ids, text_states
 from chatsearch.evaluate.methods import DualEncoderMethod, dual_encoder_methods
 from chatsearch.evaluate.pictures import PictureFeatures
 from chatsearch.evaluate.queries import queries_by_sub_task
 from chatsearch.index.features import FeatureStore
 from chatsearch.model.bundle import load_bundle
+from chatsearch.model.config import HeadsConfig
+from chatsearch.model.weights import load_weights
 from chatsearch.testing.tiny import tiny_tokenizer
 from chatsearch.tracking.tracker import NullTracker
 from chatsearch.types import Document, Kind, Role, Segment
@@ -102,9 +104,9 @@ def test_padding_changes_nothing(trained, pooling):
     network.config = network.config.replace(pooling=pooling)
     rows = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [20]]
     with torch.inference_mode():
-        together = network.text_embedding(*pad(rows, 0))
-        alone = torch.cat([network.text_embedding(*pad([row], 0)) for row in rows])
-        grouped = embed_texts(network, rows, 0, group_size=2)
+        together = network.text_states(*pad(rows, 0))
+        alone = torch.cat([network.text_states(*pad([row], 0)) for row in rows])
+        grouped = text_states(network, rows, 0, group_size=2)
     network.config = network.config.replace(pooling="last")
     torch.testing.assert_close(grouped, alone, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
@@ -118,6 +120,24 @@ def test_training_learns_counts_samples_and_is_done_once(world, trained):
     assert train_baseline(baseline_config(world, world.root / "dual"), again).fingerprint == artefact.fingerprint
     assert again.losses == []
     assert encoder.encoder_fingerprint == load_bundle(world.bundle).encoder_fingerprint
+
+
+def test_projections_in_closed_form_know_the_pairs_they_were_fitted_on(world, trained, tmp_path):
+    tracker = Recorder()
+    config = baseline_config(world, tmp_path / "fitted", heads=HeadsConfig(num_steps=4), retrieval_dim=8)
+    train_baseline(config.replace(phases=(config.phases[0].replace(steps=4, warmup_steps=0),)), tracker)
+    assert tracker.losses[0] < trained[1].losses[0] - 0.1
+
+
+def test_a_shorter_tower_with_frozen_words(world, tmp_path):
+    config = baseline_config(world, tmp_path / "short", num_layers=1, freeze_words=True, mixed=True)
+    artefact = train_baseline(config.replace(phases=(config.phases[0].replace(steps=3),)), NullTracker())
+    weights = load_weights(world.weights).language
+    made = load_file(f"{artefact.uri}/{TENSORS}")
+    assert {name.split(".")[3] for name in made if ".layers." in name} == {"0"}
+    np.testing.assert_array_equal(made["text.decoder.embed_tokens.weight"], weights["model.embed_tokens.weight"])
+    with pytest.raises(ConfigError, match="num_layers=9 is more than the 2 layers"):
+        train_baseline(config.replace(num_layers=9, output=str(tmp_path / "no")), NullTracker())
 
 
 def test_the_same_configuration_gives_the_same_weights(world, trained, tmp_path):

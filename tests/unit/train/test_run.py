@@ -18,13 +18,13 @@ from chatsearch.errors import (
     NonFiniteLossError,
 )
 from chatsearch.model.bundle import load_bundle
-from chatsearch.model.config import ObjectiveConfig
+from chatsearch.model.config import HeadsConfig, ObjectiveConfig
 from chatsearch.model.weights import load_weights, start_searcher
 from chatsearch.testing.tiny import tiny_config
 from chatsearch.testing.training import tiny_training
 from chatsearch.tracking.tracker import NullTracker
 from chatsearch.train import trainer as trainer_module
-from chatsearch.train.config import HeadsConfig, OptimiserConfig
+from chatsearch.train.config import OptimiserConfig
 from chatsearch.train.run import check_capacity, check_inputs, train
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from chatsearch.train.schedule import learning_rate
+from chatsearch.schedule import learning_rate
 from hypothesis import given
 from hypothesis import strategies as st
 
