@@ -24,8 +24,8 @@ from chatsearch.errors import ConfigError, NonFiniteLossError
 from chatsearch.model.config import LanguageConfig
 from chatsearch.model.language import LanguageModel
 from chatsearch.model.objective import word_loss
+from chatsearch.schedule import learning_rate
 from chatsearch.train.config import LanguageTrainingConfig
-from chatsearch.train.schedule import learning_rate
 from chatsearch.types import Document, Kind
 
 _ROLE_LINE = "USER: {} ASSISTANT: {}"
