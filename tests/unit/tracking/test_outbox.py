@@ -9,18 +9,22 @@ from chatsearch.tracking.outbox import Outbox, UnreachableError
 
 
 class Receiver:
-    """Takes everything, unless told to be down, to refuse or to hang."""
+    """Takes everything, unless told to be down, to refuse or to hang until it may go on."""
 
     def __init__(self):
         self.taken = []
         self.batches = []
+        self.num_refused = 0
         self.down = False
-        self.hang = threading.Event()
-        self.hang.set()
+        self.called = threading.Event()
+        self.go_on = threading.Event()
+        self.go_on.set()
 
     def __call__(self, batch):
-        self.hang.wait(30)
+        self.called.set()
+        self.go_on.wait()
         if self.down:
+            self.num_refused += 1
             raise UnreachableError("connection refused")
         if batch[0] == "poison":
             raise ValueError("no such thing")
@@ -52,18 +56,23 @@ def test_a_refused_item_is_dropped_and_the_rest_arrives(caplog):
     assert sum("refused" in r.message for r in caplog.records) == 1
 
 
+def is_running(name):
+    """Whether the thread of the outbox with this name still lives."""
+    return any(thread.name == f"outbox-{name}" for thread in threading.enumerate())
+
+
 def test_putting_into_a_hanging_receiver_never_blocks_and_closing_is_limited():
     receiver = Receiver()
-    receiver.hang.clear()
-    outbox = Outbox(receiver, name="test", capacity=100, linger_s=0)
-    start = time.monotonic()
-    for number in range(10_000):
+    receiver.go_on.clear()
+    outbox = Outbox(receiver, name="hanging", capacity=100, linger_s=0)
+    outbox.put(0)
+    assert receiver.called.wait(30)
+    for number in range(1, 10_000):
         outbox.put(number)
-    assert time.monotonic() - start < 1
-    start = time.monotonic()
     assert outbox.close(0.3) == 10_000
-    assert time.monotonic() - start < 2
-    receiver.hang.set()
+    # The receiver has answered nothing all along: a put or a close that waits for it would never have come back.
+    assert (receiver.taken, is_running("hanging")) == ([], True)
+    receiver.go_on.set()
 
 
 def test_an_outage_delays_and_loses_nothing_while_there_is_room(monkeypatch):
@@ -79,20 +88,21 @@ def test_an_outage_delays_and_loses_nothing_while_there_is_room(monkeypatch):
     assert receiver.taken == list(range(50))
 
 
-def test_closing_on_a_dead_receiver_gives_up_at_once_and_warns_once(caplog):
+def test_closing_on_a_dead_receiver_gives_up_at_once_and_warns_once(caplog, monkeypatch):
+    monkeypatch.setattr("chatsearch.tracking.outbox._FIRST_PAUSE_S", 1_000)
     receiver = Receiver()
     receiver.down = True
     with caplog.at_level(logging.WARNING):
-        outbox = Outbox(receiver, name="test", linger_s=0)
+        outbox = Outbox(receiver, name="dead", linger_s=0)
         for number in range(20):
             outbox.put(number)
-        time.sleep(0.1)
-        start = time.monotonic()
+        assert receiver.called.wait(30)
         assert outbox.close(30) == 20
-    assert time.monotonic() - start < 1
+    assert not is_running("dead"), "it does not sit out its pause"
+    assert receiver.num_refused <= 2
     messages = [r.message for r in caplog.records]
     assert sum("cannot be reached; the job goes on" in m for m in messages) == 1
-    assert messages[-1] == "test: 20 entries were not recorded."
+    assert messages[-1] == "dead: 20 entries were not recorded."
 
 
 def test_a_closed_outbox_counts_what_it_cannot_take():
@@ -104,9 +114,10 @@ def test_a_closed_outbox_counts_what_it_cannot_take():
 
 @pytest.mark.parametrize("num_items", [0, 1])
 def test_closing_waits_for_no_linger(num_items):
-    outbox = Outbox(Receiver(), name="test", linger_s=20)
+    receiver = Receiver()
+    outbox = Outbox(receiver, name=f"linger-{num_items}", linger_s=1_000)
     for item in range(num_items):
         outbox.put(item)
-    start = time.monotonic()
-    assert outbox.close(10) == 0
-    assert time.monotonic() - start < 5
+    assert outbox.close(30) == 0, "what waited for company was handed over"
+    assert receiver.taken == list(range(num_items))
+    assert not is_running(f"linger-{num_items}")
