@@ -54,6 +54,8 @@ def run_worker(job: WorkerJob) -> dict[str, Any]:
     start = load_start(config)
     root = Folder(job.checkpoints)
     saved, token = _agree(lambda: _look_for_checkpoint(root, job.run, world_size))
+    if saved is None and starts_heads(config, start) and rank == 0:
+        job.sink.say(f"retrieval heads in closed form from the documents of {config.heads.num_steps} steps")
     builder, trainer = assemble(config, start, fresh=saved is None)
 
     # ---- where it goes on: 1. its own newest whole checkpoint, 2. the starting weights --------------------------
@@ -97,13 +99,18 @@ def assemble(config: TrainConfig, start: Start, *, fresh: bool = True) -> tuple[
     rank, world_size = dist.get_rank(), dist.get_world_size()
     builder = _step_builder(config, start)
     features = _features_for(config, start)
-    if fresh and config.heads.num_steps and not start.has_heads:
+    if fresh and starts_heads(config, start):
         device = torch.device("cuda", torch.cuda.current_device()) if config.use_gpu else torch.device("cpu")
         batches = (batch for step in range(config.heads.num_steps) for batch in builder.build(step, rank, world_size))
         start_heads(
             start.searcher.to(device), batches, features(device), config.heads, mixed=config.precision == "mixed"
         )
     return builder, Trainer(start.searcher, config, features, _sample_names(builder, world_size))
+
+
+def starts_heads(config: TrainConfig, start: Start) -> bool:
+    """Whether this run sets the retrieval heads in closed form before its first step."""
+    return config.heads.num_steps > 0 and not start.has_heads
 
 
 def _quiet() -> None:

@@ -41,6 +41,10 @@ class Sink(Protocol):
         """The numbers of a step; returns at once."""
         ...
 
+    def say(self, text: str) -> None:
+        """What goes on before the first step; returns at once."""
+        ...
+
     def give_up(self, error: ChatSearchError) -> None:
         """An error that no restart can help."""
         ...
@@ -53,12 +57,16 @@ class Sink(Protocol):
 class LocalSink:
     """For a loop in the driver's own process."""
 
-    def __init__(self, show: Callable[[StepReport], None]) -> None:
+    def __init__(self, show: Callable[[StepReport | str], None]) -> None:
         self._show = show
 
     def post(self, report: StepReport) -> None:
         """Show it."""
         self._show(report)
+
+    def say(self, text: str) -> None:
+        """Show it."""
+        self._show(text)
 
     def give_up(self, error: ChatSearchError) -> None:
         """Nothing to remember: the error reaches the caller as it is."""
@@ -72,13 +80,13 @@ class _Board:
     """State of the actor."""
 
     def __init__(self) -> None:
-        self._reports: list[StepReport] = []
+        self._reports: list[StepReport | str] = []
         self._error: ChatSearchError | None = None
 
-    def post(self, report: StepReport) -> None:
+    def post(self, report: StepReport | str) -> None:
         self._reports.append(report)
 
-    def take(self) -> list[StepReport]:
+    def take(self) -> list[StepReport | str]:
         taken, self._reports = self._reports, []
         return taken
 
@@ -101,6 +109,10 @@ class BoardSink:
         """Send without waiting."""
         self._board.post.remote(report)
 
+    def say(self, text: str) -> None:
+        """Send without waiting."""
+        self._board.post.remote(text)
+
     def give_up(self, error: ChatSearchError) -> None:
         """Send and wait: the process is about to end."""
         self._ask(self._board.give_up, error)
@@ -109,8 +121,8 @@ class BoardSink:
         """Ask the board."""
         return self._ask(self._board.given_up)
 
-    def take(self) -> list[StepReport]:
-        """Reports since the last call, for the driver."""
+    def take(self) -> list[StepReport | str]:
+        """Reports and texts since the last call, for the driver."""
         return self._ask(self._board.take) or []
 
     @staticmethod
@@ -132,8 +144,12 @@ class Display:
         self._started: tuple[int, float] | None = None
         self._printed = float("-inf")
 
-    def show(self, report: StepReport) -> None:
+    def show(self, report: StepReport | str) -> None:
         """Print and record one report. Steps that are repeated after a restart are recorded once."""
+        if isinstance(report, str):
+            self._stream.write(f"{self._label}: {report}\n")
+            self._stream.flush()
+            return
         now = time.monotonic()
         if report.tracked and report.step > self._tracked:
             self._tracker.log_metrics(report.metrics, step=report.step)
