@@ -46,8 +46,9 @@ def test_the_final_loss_is_the_calm_runs(ray_session, tmp_path: Path) -> None:
     thread.join()
 
     assert len(killed) == 1
-    names = {name.split("/")[1] for name in Folder(str(root)).list() if name.endswith("/manifest.json")}
-    attempts = {name.rsplit("-", 1)[1] for name in names}
-    assert len(attempts) == 2, "the second half was made by other processes"
+    names = [name.split("/")[1] for name in Folder(str(root)).list() if name.endswith("/manifest.json")]
+    made = sorted((int(step), attempt) for _, step, attempt in (name.split("-") for name in names))
+    assert [step for step, _ in made] == [6, 12, 18, 24, 30], "no step was made twice: a restart would make 6 again"
+    assert made[1][1] == made[0][1] != made[-1][1] == made[-2][1], "the second half was made by other processes"
     assert survived.manifest.facts["last_step"] == calm.manifest.facts["last_step"]
     assert survived.manifest.files == calm.manifest.files

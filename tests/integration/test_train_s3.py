@@ -55,12 +55,20 @@ def test_two_workers_write_to_s3(s3: str) -> None:
 
 
 def test_an_interrupted_run_on_s3_is_finished_from_its_checkpoint(s3: str) -> None:
-    config = tiny_training(s3, steps=3, checkpoint_every=1, keep_checkpoints=1)
+    config = tiny_training(s3, steps=4, checkpoint_every=1, keep_checkpoints=9)
     first = train(config)
-    assert len(checkpoints(first.folder)) == 1
+    *kept, third, fourth = checkpoints(first.folder)
+    for lost in (third, fourth):
+        first.folder.child(lost.removesuffix(f"/{MANIFEST}")).delete_all()
     # Without its manifest the output is an interrupted one.
     first.folder.delete(MANIFEST)
     started = {"kind": "model-bundle", "fingerprint": first.fingerprint}
     first.folder.write_bytes("started.json", json.dumps(started).encode())
     again = train(config)
     assert again.manifest.files == first.manifest.files
+    steps = [name.split("/")[-2].rpartition("-") for name in checkpoints(first.folder)]
+    assert [step for step, _, _ in steps] == [f"step-{number:08d}" for number in (1, 2, 3, 4)], "no step was made twice"
+    before, after = ({attempt for _, _, attempt in part} for part in (steps[:2], steps[2:]))
+    assert len(before) == len(after) == 1
+    assert before != after, "the last two were made after the interruption"
+    assert set(kept) < set(checkpoints(first.folder))
