@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,13 @@ class TestOnRay:
         assert again.fingerprint == whole.fingerprint
         hashes = FeatureStore(again).hashes
         assert len(hashes) == len(set(hashes)) == 25
+
+    def test_relative_uris_reach_actors_that_run_in_another_folder(
+        self, shards: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        config = config_for(os.path.relpath(shards), os.path.relpath(model), Path("f"))
+        assert embed(config).uri == str(tmp_path / "f")
 
     def test_without_gallery_documents_every_picture_is_an_item(self, model: str, tmp_path: Path) -> None:
         """Two shards that share pictures: each of them once."""

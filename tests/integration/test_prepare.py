@@ -111,6 +111,14 @@ def test_a_finished_output_is_left_alone_and_another_one_is_refused(scenes: Arte
     assert {p: p.stat().st_mtime_ns for p in Path(scenes.uri).rglob("*")} == before
 
 
+def test_relative_uris_reach_tasks_that_run_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs(tmp_path / "in", 3)
+    monkeypatch.chdir(tmp_path)
+    made = prepare(PrepareConfig(corpus=CaptionedFolderConfig(path="in"), output="out"))
+    assert made.uri == str(tmp_path / "out")
+    assert made.manifest.counts["documents"] == 3
+
+
 def test_bad_pictures_are_counted_and_too_many_fail_the_job(tmp_path: Path) -> None:
     corpus = CaptionedFolderConfig(path=str(photographs(tmp_path / "in", 40, broken=3)), records_per_partition=16)
     config = PrepareConfig(corpus=corpus, output=str(tmp_path / "out"))
@@ -150,7 +158,7 @@ def test_an_error_inside_a_task_comes_out_under_its_own_name(tmp_path: Path) -> 
 
 def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(ConflictingOutputError, match="not made by this job"):
+    with pytest.raises(ConflictingOutputError, match="not made by a job of this project"):
         prepare(PrepareConfig(corpus=SCENES, output=str(tmp_path)))
     assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
 

@@ -15,6 +15,7 @@ import ray
 from ray.data import DataContext, TaskPoolStrategy
 
 from chatsearch.corpora.base import Corpus, Partition, Rejected, Sample
+from chatsearch.corpora.config import CorpusConfig, ScenesConfig
 from chatsearch.corpora.open import open_corpus
 from chatsearch.data.config import PrepareConfig
 from chatsearch.data.part import Part, commit_shards, finished_part, write_part
@@ -22,7 +23,7 @@ from chatsearch.errors import ConfigError, InputError, TooManyRejectedError, nam
 from chatsearch.kinds import DOCUMENT_SHARDS
 from chatsearch.manifest import Artefact, begin_output
 from chatsearch.progress import progress
-from chatsearch.storage import Folder
+from chatsearch.storage import Folder, resolve
 
 
 def prepare(config: PrepareConfig) -> Artefact:
@@ -69,6 +70,11 @@ def _write_parts(config: PrepareConfig, folder: Folder, groups: Sequence[Sequenc
     return [finished[n] for n in range(len(groups))]
 
 
+def _located(corpus: CorpusConfig) -> CorpusConfig:
+    """The same with an absolute path: tasks may run in another folder than this process."""
+    return corpus if isinstance(corpus, ScenesConfig) else corpus.replace(path=resolve(corpus.path))
+
+
 def _run(config: PrepareConfig, folder: Folder, groups: dict[int, Sequence[Partition]]) -> Iterator[Part]:
     """Write parts on the cluster; yields each marker as its task ends."""
     rows = [
@@ -80,7 +86,7 @@ def _run(config: PrepareConfig, folder: Folder, groups: dict[int, Sequence[Parti
     context.raise_original_map_exception = True  # else the cause is lost between processes
     with DataContext.current(context):
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            functools.partial(_write, corpus=config.corpus, uri=folder.uri),
+            functools.partial(_write, corpus=_located(config.corpus), uri=folder.uri),
             compute=TaskPoolStrategy(),
             num_cpus=config.cpus_per_task,
         )
@@ -91,7 +97,7 @@ def _run(config: PrepareConfig, folder: Folder, groups: dict[int, Sequence[Parti
             raise named_cause(error) or error from error
 
 
-def _write(row: dict[str, Any], *, corpus: Any, uri: str) -> dict[str, Any]:
+def _write(row: dict[str, Any], *, corpus: CorpusConfig, uri: str) -> dict[str, Any]:
     """One task: read the partitions of a part and write it."""
     reader = open_corpus(corpus)
     partitions = [Partition(index, payload) for index, payload in json.loads(row["partitions"])]

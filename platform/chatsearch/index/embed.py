@@ -21,7 +21,7 @@ from chatsearch.index.items import check_item_ids, write_items
 from chatsearch.kinds import FEATURE_STORE
 from chatsearch.manifest import Artefact, begin_output, hash_ids, read_manifest
 from chatsearch.progress import progress
-from chatsearch.storage import Folder
+from chatsearch.storage import Folder, resolve
 from chatsearch.types import Document, GalleryItem, Kind
 
 
@@ -145,6 +145,13 @@ def _make_parts(config: EmbedConfig, folder: Folder, plan: Plan, parts: Sequence
                 advance(made["kept"] + made["rejected"])
 
 
+def _located(config: EmbedConfig) -> EmbedConfig:
+    """The same with absolute URIs: actors may run in another folder than this process."""
+    return config.replace(
+        gallery=tuple(map(resolve, config.gallery)), model=resolve(config.model), output=resolve(config.output)
+    )
+
+
 def _run(config: EmbedConfig, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, int]]:
     """Make parts on the cluster; yields what each call says as it ends."""
     import ray
@@ -156,7 +163,7 @@ def _run(config: EmbedConfig, rows: Sequence[dict[str, Any]]) -> Iterator[dict[s
     with DataContext.current(context):
         dataset = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map(
             cast(Any, PartEncoder),  # Ray's signature names functions only
-            fn_constructor_args=(config,),
+            fn_constructor_args=(_located(config),),
             compute=ActorPoolStrategy(size=min(config.num_actors, len(rows))),
             num_cpus=config.cpus_per_actor,
             num_gpus=config.gpus_per_actor or None,
