@@ -6,18 +6,14 @@ all that went in.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from typing import Any
 
-from chatsearch.corpora.config import CaptionedFolderConfig
-from chatsearch.corpora.open import open_corpus
+from chatsearch.errors import ChatSearchError
 from chatsearch.evaluate.config import EvaluateConfig
-from chatsearch.manifest import read_manifest
-from chatsearch.storage import Folder, resolve
+from chatsearch.evaluate.inputs import RESULT, inputs_of, read_result, result_fingerprint
+from chatsearch.storage import resolve
 from chatsearch.tracking.tracker import Tracker
-from chatsearch.types import Kind
 
 from jobs.command import Job, Made, main, wide_console
 from jobs.finished import Finished, Input
@@ -29,8 +25,11 @@ def work(config: EvaluateConfig, tracker: Tracker) -> Made:
     from chatsearch.evaluate.run import evaluate
 
     result = evaluate(config, tracker)
+    for name in ("data", "train", "val"):  # a captioned folder has no manifest by which it would be recorded
+        if config.protocol == "text_to_image" and name in result["inputs"]:
+            tracker.log_input(name, **result["inputs"][name])
     show(result)
-    return Made(resolve(config.output), {})
+    return Made(resolve(config.output), {}, kind=RESULT, fingerprint=result["fingerprint"])
 
 
 def show(result: dict[str, Any]) -> None:
@@ -42,50 +41,17 @@ def show(result: dict[str, Any]) -> None:
         console.print(table.rich())
 
 
-def read_result(uri: str) -> dict[str, Any] | None:
-    """The result at a URI, or None where none can be read."""
-    folder, name = os.path.split(resolve(uri))
-    if not Folder(folder).exists(name):
-        return None
-    try:
-        return json.loads(Folder(folder).read_bytes(name))
-    except ValueError:
-        return None
-
-
 def recognise(config: EvaluateConfig, inputs: Sequence[Input]) -> Finished | None:
     """A result of this very measurement, over inputs that are still what they were."""
-    result = read_result(config.output)
-    try:
-        if result is None or EvaluateConfig.model_validate(result["config"]).content() != config.content():
-            return None
-        recorded = {"model": result["model"], **result["inputs"]}
-        split = result.get("split")
-    except (KeyError, TypeError, ValueError):
-        return None  # of another version: measured again
-    named = {"model": config.model, "data": config.data}
-    if config.protocol == "chatsearch":
-        named["index"] = config.index
-    if config.protocol != "decision" and config.baseline and "dual_encoder" in config.baselines:
-        named["baseline"] = config.baseline
-    if set(named) != {name for name in recorded if not name.startswith("features")}:
+    del inputs  # it depends on more than the artefacts that the configuration names
+    result = None if config.overwrite else read_result(config.output)
+    if result is None:
         return None
-    for name, entry in recorded.items():
-        uri = named.get(name, entry["uri"])
-        captioned = name == "data" and config.protocol == "text_to_image"
-        if entry["fingerprint"] != (_captions_fingerprint(uri, split) if captioned else _fingerprint(uri)):
-            return None
-    return Finished(recorded["model"]["fingerprint"], {})
-
-
-def _fingerprint(uri: str) -> str | None:
-    manifest = read_manifest(uri)
-    return manifest.fingerprint if manifest else None
-
-
-def _captions_fingerprint(folder: str, split: str | None) -> str:
-    wanted = None if split == "all" else split
-    return open_corpus(CaptionedFolderConfig(path=folder, split=wanted, emit=(Kind.CAPTION,))).fingerprint()
+    try:
+        fingerprint = result_fingerprint(config, inputs_of(config))
+    except ChatSearchError:
+        return None  # the job itself says what is wrong
+    return Finished(fingerprint, {}) if result.get("fingerprint") == fingerprint else None
 
 
 JOB = Job("evaluate", recipes, default="plain", kind=None, work=work, recognise=recognise)

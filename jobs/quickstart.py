@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from chatsearch.corpora.config import CaptionedFolderConfig
 from chatsearch.corpora.open import open_corpus
+from chatsearch.evaluate.inputs import read_result
 from chatsearch.session import ray_session
 from chatsearch.storage import resolve
 from chatsearch.tracking.config import TrackingConfig
@@ -92,7 +93,7 @@ def show_tables(done: list[tuple[Step, Made]], *, seconds: float, address: str) 
     console.print(table)
     for step, made in done:
         # A measurement of this run has shown its tables already.
-        if step.job is evaluate.JOB and made.reused and (result := evaluate.read_result(made.uri)) is not None:
+        if step.job is evaluate.JOB and made.reused and (result := read_result(made.uri)) is not None:
             evaluate.show(result)
     console.print(f"Runs: {address}")
 

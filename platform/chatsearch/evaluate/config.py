@@ -63,6 +63,8 @@ class EvaluateConfig(Config):
     threads: PositiveInt = runtime(2)
     output: str = runtime("")
     """JSON file to write, local or ``s3://``."""
+    overwrite: bool = runtime(False)
+    """Replace the result of another measurement that lies at ``output``."""
 
     @model_validator(mode="after")
     def _check(self) -> EvaluateConfig:

@@ -2,7 +2,7 @@
 
 schema_version, protocol {name, ...}, counts, numbers of the protocol (see chatsearch, text_to_image, decision),
 model {uri, fingerprint, mq_fingerprint, encoder_fingerprint, preprocessing_id}, inputs {name: {uri, fingerprint}},
-config, seconds, date, chatsearch
+config, fingerprint (of inputs and configuration), seconds, date, chatsearch
 """
 
 from __future__ import annotations
@@ -19,10 +19,18 @@ import torch
 from chatsearch import __version__
 from chatsearch.converse.pictures import PictureEncoder
 from chatsearch.data.shards import DocumentShards
-from chatsearch.errors import ConfigError, FingerprintMismatchError
+from chatsearch.errors import FingerprintMismatchError
 from chatsearch.evaluate import chatsearch, decision, text_to_image
 from chatsearch.evaluate.config import EvaluateConfig
 from chatsearch.evaluate.dual_encoder import load_dual_encoder
+from chatsearch.evaluate.inputs import (
+    RESULT_SCHEMA,
+    check_output,
+    choose_split,
+    inputs_of,
+    result_fingerprint,
+    ridge_splits,
+)
 from chatsearch.evaluate.methods import ChatSearcherMethod, Method, RandomMethod, dual_encoder_methods
 from chatsearch.evaluate.metrics import random_recalls
 from chatsearch.evaluate.pictures import PictureFeatures
@@ -33,9 +41,6 @@ from chatsearch.model.bundle import ModelBundle, load_bundle
 from chatsearch.storage import Folder, resolve
 from chatsearch.tracking.tracker import Tracker
 
-RESULT_SCHEMA = 1
-Inputs = dict[str, dict[str, str]]
-
 
 def evaluate(config: EvaluateConfig, tracker: Tracker) -> dict[str, Any]:
     """Measure, write the JSON file, record the numbers; returns the result.
@@ -44,23 +49,16 @@ def evaluate(config: EvaluateConfig, tracker: Tracker) -> dict[str, Any]:
         ConfigError: something the protocol needs is not set.
         InputError: the data holds nothing to measure on, or too much of it is bad.
         FingerprintMismatchError: model, index, features and baseline do not belong together.
+        ConflictingOutputError: another result lies at the output and ``overwrite`` is false.
     """
-    needed = {
-        "chatsearch": ("model", "data", "index"),
-        "text_to_image": ("model", "data"),
-        "decision": ("model", "data"),
-    }
-    for name in (*needed[config.protocol], "output"):
-        if not getattr(config, name):
-            raise ConfigError(
-                f"{name} is not set; protocol={config.protocol} needs it. Say where with --set {name}=URI."
-            )
+    inputs = inputs_of(config)
+    fingerprint = result_fingerprint(config, inputs)
+    check_output(config, fingerprint)
     begin = time.monotonic()
     torch.set_num_threads(config.threads)
     bundle = load_bundle(config.model)
-    inputs: Inputs = {}
     measured = {"chatsearch": _chatsearch, "text_to_image": _text_to_image, "decision": _decision}[config.protocol](
-        config, bundle, inputs
+        config, bundle
     )
     result = {
         "schema_version": RESULT_SCHEMA,
@@ -72,8 +70,9 @@ def evaluate(config: EvaluateConfig, tracker: Tracker) -> dict[str, Any]:
             "encoder_fingerprint": bundle.encoder_fingerprint,
             "preprocessing_id": bundle.preprocessing_id,
         },
-        "inputs": inputs,
+        "inputs": {name: entry for name, entry in inputs.items() if name != "model"},
         "config": config.model_dump(mode="json"),
+        "fingerprint": fingerprint,
         "seconds": round(time.monotonic() - begin, 1),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "chatsearch": __version__,
@@ -101,7 +100,7 @@ def flat_metrics(measured: Mapping[str, Any], prefix: str = "") -> dict[str, flo
     return flat
 
 
-def _chatsearch(config: EvaluateConfig, bundle: ModelBundle, inputs: Inputs) -> dict[str, Any]:
+def _chatsearch(config: EvaluateConfig, bundle: ModelBundle) -> dict[str, Any]:
     index = open_index(config.index, bundle.mq_fingerprint, model=bundle.uri)
     store = FeatureStore.open(index.manifest.facts["features"])
     if store.fingerprint != index.manifest.inputs["features"]:
@@ -112,11 +111,6 @@ def _chatsearch(config: EvaluateConfig, bundle: ModelBundle, inputs: Inputs) -> 
     shards = DocumentShards.open(config.data)
     if config.split:
         shards.require_split(config.split)
-    inputs |= {
-        "data": {"uri": config.data, "fingerprint": shards.fingerprint},
-        "index": {"uri": index.uri, "fingerprint": index.fingerprint},
-        "features": {"uri": store.uri, "fingerprint": store.fingerprint},
-    }
     features = PictureFeatures(
         bundle.vision,
         shards.images.get,
@@ -134,7 +128,6 @@ def _chatsearch(config: EvaluateConfig, bundle: ModelBundle, inputs: Inputs) -> 
         methods.append(RandomMethod(config.seed))
     if "dual_encoder" in config.baselines and config.baseline:
         encoder = load_dual_encoder(config.baseline)
-        inputs["baseline"] = {"uri": encoder.uri, "fingerprint": encoder.fingerprint}
         methods += dual_encoder_methods(encoder, features, bundle)
     results |= {method.name: evaluation.measure(method) for method in methods[1:]}
     return {
@@ -145,17 +138,11 @@ def _chatsearch(config: EvaluateConfig, bundle: ModelBundle, inputs: Inputs) -> 
     }
 
 
-def _text_to_image(config: EvaluateConfig, bundle: ModelBundle, inputs: Inputs) -> dict[str, Any]:
-    split = text_to_image.choose_split(config.data, config.split)
+def _text_to_image(config: EvaluateConfig, bundle: ModelBundle) -> dict[str, Any]:
+    split = choose_split(config.data, config.split)
     data = text_to_image.read_split(config.data, split, max_rejected_fraction=config.max_rejected_fraction)
     stores = [FeatureStore.open(uri) for uri in config.features]
-    inputs["data"] = {"uri": config.data, "fingerprint": data.fingerprint}
-    inputs |= {f"features.{n}": {"uri": s.uri, "fingerprint": s.fingerprint} for n, s in enumerate(stores)}
-    others = {}
-    # A ridge that has seen the pictures asked for would be no baseline.
-    if "ridge" in config.baselines and split not in (None, "train", "val"):
-        held = text_to_image.splits_of(config.data)
-        others = {name: text_to_image.read_split(config.data, name) for name in ("train", "val") if name in held}
+    others = {name: text_to_image.read_split(config.data, name) for name in ridge_splits(config, split)}
     pictures = {**data.pictures, **{h: b for other in others.values() for h, b in other.pictures.items()}}
     features = PictureFeatures(
         bundle.vision,
@@ -171,7 +158,6 @@ def _text_to_image(config: EvaluateConfig, bundle: ModelBundle, inputs: Inputs) 
         baselines[chatsearch.RANDOM] = random_recalls(len(data.gallery))
     if "dual_encoder" in config.baselines and config.baseline:
         encoder = load_dual_encoder(config.baseline)
-        inputs["baseline"] = {"uri": encoder.uri, "fingerprint": encoder.fingerprint}
         for method in dual_encoder_methods(encoder, features, bundle, ("t",)):
             baselines[method.name] = text_to_image.cells(text_to_image.measure(method, data, features))
     if "train" in others:
@@ -190,11 +176,10 @@ def _text_to_image(config: EvaluateConfig, bundle: ModelBundle, inputs: Inputs) 
     }
 
 
-def _decision(config: EvaluateConfig, bundle: ModelBundle, inputs: Inputs) -> dict[str, Any]:
+def _decision(config: EvaluateConfig, bundle: ModelBundle) -> dict[str, Any]:
     shards = DocumentShards.open(config.data)
     if config.split:
         shards.require_split(config.split)
-    inputs["data"] = {"uri": config.data, "fingerprint": shards.fingerprint}
     prompts = decision.prompts_of(shards.documents(), config.max_prompts)
     decisions = decision.decide(
         bundle, prompts, PictureEncoder(bundle.vision, shards.images), max_words=config.max_words

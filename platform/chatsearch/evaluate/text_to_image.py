@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from chatsearch.corpora.base import Rejected
-from chatsearch.corpora.captioned import CAPTIONS_FILE, CaptionedFolder
-from chatsearch.corpora.config import CaptionedFolderConfig
 from chatsearch.errors import InputError, TooManyRejectedError
 from chatsearch.evaluate.config import RidgeConfig
+from chatsearch.evaluate.inputs import captions_of
 from chatsearch.evaluate.methods import Method
 from chatsearch.evaluate.metrics import Ranks, recalls
 from chatsearch.evaluate.pictures import PictureFeatures
@@ -22,8 +19,7 @@ from chatsearch.evaluate.queries import Query
 from chatsearch.evaluate.ranking import Gallery, rank
 from chatsearch.evaluate.ridge import BagOfWordsRidge, Captioned, fit
 from chatsearch.index.vectors import Float32
-from chatsearch.storage import Folder
-from chatsearch.types import Kind, Segment
+from chatsearch.types import Segment
 
 PROTOCOL = {
     "query": "caption followed by [IMG], each caption one query",
@@ -45,7 +41,6 @@ class CaptionedSplit:
     rejected: list[tuple[str, str]] = field(default_factory=list)
     """Key and reason."""
     num_records: int = 0
-    fingerprint: str = ""
 
     def get(self, content_hash: str, /) -> bytes:
         """The encoded bytes of one picture."""
@@ -63,36 +58,6 @@ class CaptionedSplit:
         }
 
 
-def splits_of(folder: str) -> Counter[str]:
-    """Records of each split; those without one count as ``train``. Unreadable lines are left to the reader."""
-    found: Counter[str] = Counter()
-    for line in Folder(folder).read_bytes(CAPTIONS_FILE).splitlines():
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict) and isinstance(record.get("split", "train"), str):
-            found[record.get("split", "train")] += 1
-    return found
-
-
-def choose_split(folder: str, wanted: str) -> str | None:
-    """The split to measure on: the one wanted, else ``test`` if there is one, else None for all records.
-
-    Raises:
-        MissingInputError: there is no captioned folder.
-        InputError: no record is of the wanted split.
-    """
-    CaptionedFolder(CaptionedFolderConfig(path=folder))  # refuses what is no captioned folder, and says what is wrong
-    splits = splits_of(folder)
-    if wanted and wanted not in splits:
-        held = ", ".join(f"{name} ({count})" for name, count in sorted(splits.items())) or "nothing"
-        raise InputError(f"{folder} has no record of split {wanted!r}; it holds {held}. Set split to one of these.")
-    if wanted:
-        return wanted
-    return "test" if "test" in splits else None
-
-
 def read_split(folder: str, split: str | None, *, max_rejected_fraction: float = 1.0) -> CaptionedSplit:
     """Read one split of a captioned folder, or all of it.
 
@@ -100,8 +65,8 @@ def read_split(folder: str, split: str | None, *, max_rejected_fraction: float =
         InputError: nothing usable is left.
         TooManyRejectedError: a larger share of the records than allowed is bad.
     """
-    corpus = CaptionedFolder(CaptionedFolderConfig(path=folder, split=split, emit=(Kind.CAPTION,)))
-    found = CaptionedSplit(split or "all", fingerprint=corpus.fingerprint())
+    corpus = captions_of(folder, split)
+    found = CaptionedSplit(split or "all")
     seen: dict[str, None] = {}
     bad_records: set[str] = set()
     for partition in corpus.partitions():

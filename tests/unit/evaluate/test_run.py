@@ -4,12 +4,13 @@ import json
 import os
 
 import pytest
-from chatsearch.errors import ConfigError, FingerprintMismatchError
+from chatsearch.errors import ConfigError, ConflictingOutputError, FingerprintMismatchError
 from chatsearch.evaluate.config import EvaluateConfig
 from chatsearch.evaluate.run import evaluate, flat_metrics
 from chatsearch.evaluate.table import table_of
 from chatsearch.tracking.tracker import NullTracker
 
+from jobs.evaluate import recognise
 from tests.unit.evaluate.test_text_to_image import jpeg, write_folder
 
 
@@ -58,6 +59,41 @@ def test_text_to_image_with_ridge(world, tmp_path):
     assert result["baselines"]["random (expected)"]["R@1"] == pytest.approx(100 / 6)
     assert result["baselines"]["bag-of-words ridge"]["num_train_pictures"] == 12
     assert [row[0] for row in table_of(result)[0].rows] == ["ChatSearcher", *result["baselines"]]
+
+
+def test_the_result_of_another_measurement_is_kept(world, tmp_path):
+    splits = ["train"] * 12 + ["val"] * 3 + ["test"] * 6
+    folder = write_folder(tmp_path / "data", [({"split": s}, jpeg(n)) for n, s in enumerate(splits)])
+    values = {"protocol": "text_to_image", "model": world.bundle, "data": folder}
+    result, _ = run(tmp_path, **values)
+    assert set(result["inputs"]) == {"data", "train", "val"}
+    config = EvaluateConfig(output=str(tmp_path / "deep" / "result.json"), **values)
+    assert recognise(config, []).fingerprint == result["fingerprint"]
+    # The ridge is fitted on val too: what it has learnt is part of the result.
+    with open(tmp_path / "data" / "captions.jsonl", "a") as file:
+        file.write(json.dumps({"id": "more", "file": "13.jpg", "captions": ["a thing"], "split": "val"}) + "\n")
+    assert recognise(config, []) is None
+    with pytest.raises(ConflictingOutputError, match=f"{result['fingerprint']}.*overwrite=true"):
+        evaluate(config, NullTracker())
+    assert json.loads((tmp_path / "deep" / "result.json").read_text()) == result
+    replaced, _ = run(tmp_path, overwrite=True, **values)
+    assert replaced["fingerprint"] != result["fingerprint"]
+    assert recognise(config.replace(seed=1), []) is None
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_file_that_is_no_result_is_never_replaced(world, tmp_path, overwrite):
+    (tmp_path / "package.json").write_text('{"name": "mine"}')
+    config = EvaluateConfig(
+        protocol="decision",
+        model=world.bundle,
+        data=world.shards,
+        output=str(tmp_path / "package.json"),
+        overwrite=overwrite,
+    )
+    with pytest.raises(ConflictingOutputError, match="left as it is"):
+        evaluate(config, NullTracker())
+    assert (tmp_path / "package.json").read_text() == '{"name": "mine"}'
 
 
 def test_text_to_image_on_everything_has_no_ridge(world, tmp_path):

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 from chatsearch.errors import InputError, MissingInputError, TooManyRejectedError
-from chatsearch.evaluate.text_to_image import choose_split, read_split
+from chatsearch.evaluate.inputs import choose_split
+from chatsearch.evaluate.text_to_image import read_split
 from PIL import Image
 
 
