@@ -21,11 +21,14 @@ PYTEST_ARGS ?=
 # The shell quotes these itself: a path may hold spaces.
 export DATA OUT
 
-# Set once for all jobs and tests: no telemetry, no look-ups of cloud metadata, threads that sleep while they wait.
+# Set once for all jobs and tests: no telemetry, threads that sleep while they wait.
 export RAY_USAGE_STATS_ENABLED := 0
-export AWS_EC2_METADATA_DISABLED := true
 export TOKENIZERS_PARALLELISM := false
 export GOMP_SPINCOUNT := 20000
+ifeq ($(RAY_ADDRESS),)
+# Off the cloud a look-up of its metadata is a wait for nothing; on a cluster it is where the credentials come from.
+export AWS_EC2_METADATA_DISABLED := true
+endif
 
 SOURCES := platform jobs serve tests
 only := $(if $(ONLY),-k "$(ONLY)")

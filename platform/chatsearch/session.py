@@ -83,15 +83,13 @@ def prepare_environment() -> None:
     """
     env = os.environ
     env.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    env.setdefault("AWS_EC2_METADATA_DISABLED", "true")
+    env.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", _NOISE)
     env.setdefault("TOKENIZERS_PARALLELISM", "false")
     # One worker's thread pool a core each would fight over the cores of a laptop.
     env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
     if not env.get("RAY_ADDRESS"):
-        # Ray Train's clean-up actor asks the State API every second, which a session without dashboard does not have.
-        env.setdefault(
-            "RAY_DEDUP_LOGS_SKIP_REGEX", "Failed to query Ray Train Controller actor state|Reporting training result"
-        )
+        # Off the cloud a look-up of its metadata is a wait for nothing; on a cluster it is where the credentials come from.
+        env.setdefault("AWS_EC2_METADATA_DISABLED", "true")
         # Ray listens on all interfaces unless its node's address is the loopback one, and this switch, whatever its
         # name says, is what lets a node have that address on Linux too.
         env["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

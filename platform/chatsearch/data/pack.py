@@ -50,11 +50,6 @@ class Batch:
     """(I, ...), preprocessed pictures when the encoder runs online."""
 
     @property
-    def fill(self) -> float:
-        """Share of positions that hold a document."""
-        return float((self.document_ids != PADDING).mean())
-
-    @property
     def num_images(self) -> int:
         """I."""
         return len(self.image_hashes)

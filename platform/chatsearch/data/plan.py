@@ -70,10 +70,6 @@ class StepPlan:
                 samples.append(Sample(len(samples), stream, document, epoch))
         return samples
 
-    def epochs(self, step: int) -> list[float]:
-        """Passes over each stream after ``step`` steps."""
-        return [step * per_step / num_documents for num_documents, per_step in self.streams]
-
 
 def rank_slice(samples: Sequence[Sample], rank: int, world_size: int) -> list[Sample]:
     """The contiguous share of one rank; all ranks in order give the global order, for any world size."""

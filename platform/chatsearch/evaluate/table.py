@@ -1,4 +1,4 @@
-"""One table of ours beside the baselines, as Markdown for files and with rich for terminals."""
+"""One table of ours beside the baselines, for terminals."""
 
 from __future__ import annotations
 
@@ -22,14 +22,8 @@ class ReportTable:
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
-    def markdown(self) -> str:
-        """A Markdown table, numbers to the right."""
-        rule = ["---", *["---:"] * (len(self.header) - 1)]
-        lines = [self.header, tuple(rule), *self.rows]
-        return "\n".join([f"**{self.title}**", "", *("| " + " | ".join(line) + " |" for line in lines), ""])
-
     def rich(self) -> RichTable:
-        """The same for a terminal."""
+        """As the rich library draws it, numbers to the right."""
         from rich.table import Table
 
         table = Table(title=self.title, title_justify="left")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,15 +75,6 @@ class GalleryIndex:
     def images(self) -> tuple[str, ...]:
         """Document shards that hold the pictures."""
         return tuple(self.artefact.manifest.facts["images"])
-
-    def describe(self) -> dict[str, Any]:
-        """What is served: version, counts and everything the index says about what made it."""
-        return {
-            "uri": self.artefact.uri,
-            "version": self.version,
-            **self.artefact.manifest.counts,
-            **self.artefact.manifest.facts,
-        }
 
     def item(self, item_id: str) -> GalleryItem:
         """One item by its id.

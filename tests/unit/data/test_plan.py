@@ -56,7 +56,3 @@ def test_empty_streams_are_refused() -> None:
         StepPlan(0, ((0, 4),))
     with pytest.raises(ConfigError, match="at least one stream"):
         StepPlan(0, ())
-
-
-def test_passes_over_the_data_are_counted() -> None:
-    assert StepPlan(0, ((100, 10), (50, 10))).epochs(5) == [0.5, 1.0]

@@ -45,7 +45,8 @@ def test_chatsearch(world, tmp_path):
     tables = table_of(result)
     assert [len(table.rows) for table in tables] == [3, 3]
     assert tables[0].header == ("method", *(f"{t} R@{k}" for t in "tim" for k in (1, 5, 10)), "Avg.")
-    assert "| ChatSearcher |" in tables[0].markdown()
+    assert tables[0].rows[0][0] == "ChatSearcher"
+    assert tables[0].rich().row_count == 3
     again, _ = run(tmp_path, protocol="chatsearch", **values)
     assert again["methods"] == result["methods"]
 

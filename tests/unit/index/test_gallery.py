@@ -214,12 +214,11 @@ def test_items_are_found_by_id(make_gallery: Make) -> None:
         index.item("nobody")
 
 
-def test_describe_says_what_is_served(make_gallery: Make) -> None:
+def test_an_index_says_what_is_served(make_gallery: Make) -> None:
     gallery = make_gallery(30)
     index = GalleryIndex(gallery.index(2))
-    said = index.describe()
-    assert (said["items"], said["shards"], said["dimension"]) == (30, 2, RETRIEVAL_DIM)
-    assert said["version"] == index.version
-    assert (said["features"], said["model"]) == (gallery.features, gallery.model)
-    assert sum(said["items_per_shard"]) == index.num_items == 30
+    facts, counts = index.artefact.manifest.facts, index.artefact.manifest.counts
+    assert (counts["items"], counts["shards"], facts["dimension"]) == (30, 2, RETRIEVAL_DIM)
+    assert (facts["features"], facts["model"]) == (gallery.features, gallery.model)
+    assert sum(facts["items_per_shard"]) == index.num_items == 30
     assert index.images == ("/data/shards",)
