@@ -51,7 +51,7 @@ class S3Server:
 def s3_server(folder: Path, *, bucket: str = "chatsearch") -> Iterator[S3Server]:
     """Start a server that keeps its data below ``folder``, and stop it on leaving.
 
-    The AWS variables of this process point at it meanwhile, so that storage, s3fs and the Ray workers
+    The AWS variables of this process point at it meanwhile, so that storage and the Ray workers
     started inside the block reach it without further settings.
 
     Args:

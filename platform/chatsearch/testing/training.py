@@ -14,7 +14,7 @@ from chatsearch.data.part import commit_shards, write_part
 from chatsearch.data.tokenizer import train_byte_bpe
 from chatsearch.kinds import DOCUMENT_SHARDS, MODEL_WEIGHTS
 from chatsearch.manifest import begin_output, read_manifest
-from chatsearch.model.config import ObjectiveConfig
+from chatsearch.model.config import ObjectiveConfig, SearcherConfig
 from chatsearch.model.vision import VisionEncoder
 from chatsearch.model.weights import StartingWeights, save_weights
 from chatsearch.storage import join
@@ -33,9 +33,9 @@ def write_tiny_shards(uri: str, counts: ScenesCounts) -> str:
     return commit_shards(output, corpus.name, [write_part(output.folder, 0, records)]).uri
 
 
-def write_tiny_weights(uri: str) -> str:
+def write_tiny_weights(uri: str, model: SearcherConfig | None = None) -> str:
     """Starting weights with seeded random values; returns the URI."""
-    model = tiny_config(VOCABULARY)
+    model = model or tiny_config(VOCABULARY)
     searcher = tiny_searcher(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -128,7 +128,7 @@ class VisionTrainingConfig(Config):
     """The warm start of the scenes' vision encoder: learn the ground truth of drawn pictures."""
 
     encoder: SceneCnnConfig = SceneCnnConfig()
-    num_crowded: PositiveInt = 12000
+    num_crowded: PositiveInt = 9000
     """Pictures with up to nine objects, seen first."""
     crowded_epochs: PositiveInt = 3
     num_pictures: PositiveInt = 6000
@@ -152,7 +152,7 @@ class LanguageTrainingConfig(Config):
     num_heads: PositiveInt = 4
     max_positions: PositiveInt = 1024
     num_documents: PositiveInt = 8000
-    steps: int = Field(150, ge=0)
+    steps: int = Field(100, ge=0)
     batch_size: PositiveInt = 16
     """Rows in a step."""
     length: PositiveInt = 128

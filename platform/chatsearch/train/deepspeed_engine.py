@@ -148,10 +148,21 @@ class Engine:
 
             with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
                 weights = get_fp32_state_dict_from_zero_checkpoint(folder, tag=_TAG)
-            # ZeRO 1 leaves parameters that are not trained out of its checkpoints.
-            module = self._engine.module
-            frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
-            weights |= {name: tensor for name, tensor in module.state_dict().items() if name in frozen - set(weights)}
+            weights = _completed(weights, self._engine.module)
         else:
             weights = self._engine.module.state_dict()
         return {name.removeprefix(prefix): tensor.detach().float().cpu() for name, tensor in weights.items()}
+
+
+def _completed(weights: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """With what DeepSpeed leaves out: frozen parameters under ZeRO 1, second names of a parameter in one module."""
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(name)
+    for parameter, group in names.items():
+        held = next((weights[name] for name in group if name in weights), None)
+        if held is None and not parameter.requires_grad:
+            held = parameter.detach()
+        if held is not None:
+            weights |= dict.fromkeys(group, held)
+    return weights

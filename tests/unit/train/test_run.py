@@ -21,7 +21,7 @@ from chatsearch.model.bundle import load_bundle
 from chatsearch.model.config import HeadsConfig, ObjectiveConfig
 from chatsearch.model.weights import load_weights, start_searcher
 from chatsearch.testing.tiny import tiny_config
-from chatsearch.testing.training import tiny_training
+from chatsearch.testing.training import tiny_training, write_tiny_weights
 from chatsearch.tracking.tracker import NullTracker
 from chatsearch.train import trainer as trainer_module
 from chatsearch.train.config import OptimiserConfig
@@ -243,3 +243,20 @@ def test_frozen_words_stay_and_the_decoder_learns(folder: Path) -> None:
     assert words and all(torch.equal(before[name], after[name]) for name in words)
     moved = [name for name in before if "decoder.layers" in name and not torch.equal(before[name], after[name])]
     assert moved
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+@pytest.mark.parametrize("freeze_words", [False, True])
+def test_tied_embeddings_come_out_whole(folder: Path, zero_stage: int, freeze_words: bool) -> None:
+    config = tiny_training(folder, steps=2, checkpoint_every=2, zero_stage=zero_stage)
+    language = config.model.language.replace(tie_embeddings=True)
+    model = config.model.replace(language=language, freeze_words=freeze_words)
+    weights = str(folder / "tied-weights")
+    if not Path(weights).exists():
+        write_tiny_weights(weights, model)
+    output = str(folder / f"tied-{zero_stage}-{freeze_words}")
+    made = load_bundle(train(config.replace(model=model, weights=weights, output=output)).uri).searcher
+    before = start_searcher(model, load_weights(weights))
+    assert made.language.head_VH is made.language.decoder.embed_tokens.weight
+    assert torch.equal(made.language.head_VH, before.language.head_VH) == freeze_words
+    assert not torch.equal(made.language.control_2H, before.language.control_2H)
