@@ -37,7 +37,9 @@ def toy(step: Step) -> Step:
     """The same step, seconds long."""
     config: Any = step.config
     if isinstance(config, TinyWeightsConfig):
-        vision = VisionTrainingConfig(num_pictures=256, epochs=1, num_test_pictures=64)
+        vision = VisionTrainingConfig(
+            num_crowded=256, crowded_epochs=1, num_pictures=256, epochs=1, num_test_pictures=64
+        )
         config = config.replace(vision=vision, language=LANGUAGE)
     elif isinstance(config, PrepareConfig):
         kinds = config.corpus.kinds  # type: ignore[union-attr]  # the tiny size reads scenes only
