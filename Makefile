@@ -24,7 +24,7 @@ export DATA OUT
 # Set once for all jobs and tests: no telemetry, threads that sleep while they wait.
 export RAY_USAGE_STATS_ENABLED := 0
 export TOKENIZERS_PARALLELISM := false
-export GOMP_SPINCOUNT := 20000
+export GOMP_SPINCOUNT := 1000
 ifeq ($(RAY_ADDRESS),)
 # Off the cloud a look-up of its metadata is a wait for nothing; on a cluster it is where the credentials come from.
 export AWS_EC2_METADATA_DISABLED := true

@@ -98,7 +98,7 @@ def prepare_environment() -> None:
             # A token of this session alone: otherwise Ray leaves one in the home folder for good.
             env["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     # Threads that spin while they wait starve those they wait for when cores are few.
-    env.setdefault("GOMP_SPINCOUNT", "20000")
+    env.setdefault("GOMP_SPINCOUNT", "1000")
     # Workers inherit it: they find chatsearch, jobs and serve whether or not the package is installed.
     source = Path(__file__).resolve().parent.parent
     paths = [str(source), str(source.parent), *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
