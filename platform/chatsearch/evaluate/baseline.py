@@ -36,7 +36,7 @@ from chatsearch.schedule import learning_rate
 from chatsearch.tracking.tracker import Tracker
 from chatsearch.types import Document, Kind
 
-_GROUP = 8
+_GROUP = 16
 """Texts of similar length that run together."""
 PAIRED = (Kind.CAPTION, Kind.INTERLEAVED, Kind.EDIT, Kind.T, Kind.I, Kind.M)
 """Kinds that give a text and the picture it is about."""
