@@ -1,7 +1,7 @@
 """The model beside the dual encoder on held-out synthetic scenes, three seeds: the quickstart's own path.
 
-What does not depend on the seed (starting weights, documents, features) is made once. Everything finished lies
-in ``runs/bench-scenes`` and is found again by the next call.
+Seed 0 is the quickstart itself. What does not depend on the seed (starting weights, documents, features) is made once,
+and all that is finished in ``runs/quickstart-tiny`` is found again by the next call.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from chatsearch.tracking.config import TrackingConfig
 
 from jobs import evaluate
 from jobs.command import Plan, execute
-from jobs.recipes.places import Places
+from jobs.recipes.places import TINY, Places
 from jobs.recipes.quickstart import QuickstartConfig
 from jobs.steps import Step, steps
 from tests.benchmarks.harness import Result
 
 COMMAND = "make bench ONLY=scenes"
-ROOT = "runs/bench-scenes"
 SEEDS = (0, 1, 2)
 OURS, BEST_BASELINE = "ChatSearcher", "dual encoder (ti)"
 DEPTHS = ("R@1", "R@5", "R@10")
@@ -34,7 +33,7 @@ def measure() -> Iterator[Result]:
         for seed in SEEDS:
             for step in seeded_steps(seed):
                 execute(step.job, Plan.of(step.job, step.recipe, step.config), TrackingConfig(parent="bench-scenes"))
-            results.append(evaluate.read_result(Places(f"{ROOT}/seed-{seed}").report))
+            results.append(evaluate.read_result(own_places(seed).report))
     for sub_task in ("i", "m"):
         ours = [mean_recall(result, OURS, sub_task) for result in results]
         theirs = [mean_recall(result, BEST_BASELINE, sub_task) for result in results]
@@ -53,14 +52,19 @@ def measure() -> Iterator[Result]:
         )
 
 
+def own_places(seed: int) -> Places:
+    """Where what depends on the seed lies."""
+    return Places(TINY.at(f"seed-{seed}")) if seed else TINY
+
+
 def seeded_steps(seed: int) -> Iterator[Step]:
     """The quickstart's steps; what a seed changes goes to a folder of the seed's own."""
-    shared, own = Places(ROOT), Places(f"{ROOT}/seed-{seed}")
+    own = own_places(seed)
     moved = {
-        getattr(shared, name): getattr(own, name)
+        getattr(TINY, name): getattr(own, name)
         for name in ("align_model", "instruct_model", "index", "baseline", "report")
     }
-    for step in steps(QuickstartConfig(output=ROOT)):
+    for step in steps(QuickstartConfig()):
         config: Any = step.config
         uris = {name: value for name, value in config if isinstance(value, str)}
         changes: dict[str, Any] = {name: moved[uri] for name, uri in uris.items() if uri in moved}
