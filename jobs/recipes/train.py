@@ -87,11 +87,7 @@ def small_instruct(places: Places = SMALL) -> TrainConfig:
     return align.replace(
         stage="instruct",
         weights=places.align_model,
-        # Captions go on beside the requests, so that what stage 1 has learned of them stays.
-        streams=(
-            StreamConfig(shards=places.instruct_shards, per_step=40),
-            *(stream.replace(per_step=40) for stream in align.streams),
-        ),
+        streams=(StreamConfig(shards=places.instruct_shards, per_step=64),),
         steps=60,
         optimiser=align.optimiser.replace(learning_rate=3e-5, warmup_steps=6),
         zero_stage=2,
