@@ -34,8 +34,8 @@ def tiny() -> SearcherConfig:
 def small() -> SearcherConfig:
     """The first six layers of SmolLM2-135M-Instruct, and EfficientNet-Lite0: real pretrained weights on a CPU.
 
-    What these layers know of a caption's last word tells as much of its picture as what all thirty know, at a fifth of
-    the time; the words' vectors, half of what is left, stay as they are.
+    Untrained, the state behind a caption tells about as much of its picture after six layers as after all thirty, at a
+    fifth of the time; the words' vectors, over half of what is left, stay as they are.
     """
     return SearcherConfig(
         vision=EfficientNetLite0Config(),

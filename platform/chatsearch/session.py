@@ -97,7 +97,7 @@ def prepare_environment() -> None:
         if env["RAY_AUTH_MODE"] == "token" and not (env.get("RAY_AUTH_TOKEN") or env.get("RAY_AUTH_TOKEN_PATH")):
             # A token of this session alone: otherwise Ray leaves one in the home folder for good.
             env["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    # Threads that spin while they wait starve those they wait for when cores are few.
+    # Threads that spin long while they wait starve those they wait for when cores are few; those that sleep at once wake late.
     env.setdefault("GOMP_SPINCOUNT", "1000")
     # Workers inherit it: they find chatsearch, jobs and serve whether or not the package is installed.
     source = Path(__file__).resolve().parent.parent
