@@ -6,15 +6,17 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from chatsearch.config import Config
-from chatsearch.corpora.config import CaptionedFolderConfig, CorpusConfig, ScenesConfig, WebDatasetConfig
+from chatsearch.corpora.config import CorpusConfig, ScenesConfig
 from chatsearch.corpora.open import open_corpus
 from chatsearch.errors import ChatSearchError
 from chatsearch.manifest import fingerprint, input_uris, open_artefact, read_manifest
 
 _FINGERPRINT = re.compile("[0-9a-f]{16,}")
+_CORPORA = get_args(get_args(CorpusConfig)[0])
+"""The configurations of all corpora."""
 _STREAM = re.compile(r"^stream-(\d+)$")
 """Name under which training records the shards of a stream."""
 
@@ -110,7 +112,7 @@ def finished_artefact(kind: str, config: Config, inputs: Sequence[Input]) -> Fin
 def _corpora(config: Config, prefix: str = "") -> Iterator[tuple[str, CorpusConfig]]:
     for name in type(config).model_fields:
         value = getattr(config, name)
-        if isinstance(value, (ScenesConfig, CaptionedFolderConfig, WebDatasetConfig)):
+        if isinstance(value, _CORPORA):
             yield prefix + name, value
         elif isinstance(value, Config):
             yield from _corpora(value, f"{prefix}{name}.")

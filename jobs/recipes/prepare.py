@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chatsearch.corpora.config import CaptionedFolderConfig, ScenesConfig, ScenesCounts, WebDatasetConfig
+from chatsearch.corpora.config import CaptionedFolderConfig, Mmc4Config, ScenesConfig, ScenesCounts, WebDatasetConfig
 from chatsearch.data.config import PrepareConfig
 from chatsearch.types import Kind
 
@@ -71,3 +71,12 @@ def small_test(places: Places = SMALL) -> PrepareConfig:
 def paper_captions(places: Places = PAPER) -> PrepareConfig:
     """CC3M as img2dataset writes it: the caption stream of stage 1."""
     return PrepareConfig(corpus=WebDatasetConfig(path="data/cc3m"), output=places.at("shards-cc3m"))
+
+
+def paper_interleaved(places: Places = PAPER) -> PrepareConfig:
+    """mmc4-core as published, with the pictures by name in ``data/mmc4/images``: the interleaved stream of stage 1."""
+    return PrepareConfig(
+        corpus=Mmc4Config(path="data/mmc4", seed=SEED),
+        output=places.at("shards-mmc4"),
+        max_rejected_fraction=0.9,  # every picture whose link has died counts as a record of its own
+    )

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import posixpath
 import random
 from collections.abc import Iterator
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from chatsearch.config import digest
 from chatsearch.corpora.base import Partition, Rejected, Sample
 from chatsearch.corpora.config import CaptionedFolderConfig
-from chatsearch.corpora.images import check_image
+from chatsearch.corpora.lines import line_runs, split_lines
+from chatsearch.corpora.picture_folder import PictureFolder
 from chatsearch.corpora.templates import CAPTION_QUESTIONS, FIND_REQUESTS, as_phrase
 from chatsearch.errors import BadImageError, MissingInputError
-from chatsearch.storage import Folder, is_remote
+from chatsearch.storage import Folder
 from chatsearch.types import Document, Kind, Role, Segment, content_hash
 
 CAPTIONS_FILE = "captions.jsonl"
@@ -52,6 +51,7 @@ class CaptionedFolder:
     def __init__(self, config: CaptionedFolderConfig) -> None:
         self.config = config
         self._folder = Folder(config.path)
+        self._pictures = PictureFolder(config.path)
         if not self._folder.exists(CAPTIONS_FILE):
             if not self._folder.exists():
                 raise MissingInputError(f"Folder {self._folder} is missing or empty. Check the path of the corpus.")
@@ -65,32 +65,19 @@ class CaptionedFolder:
         The pictures' bytes are not read for it: one replaced by another of the very same size goes unnoticed.
         """
         lines, sizes = self._folder.read_bytes(CAPTIONS_FILE), self._folder.sizes()
-        named = [(file, sizes.get(posixpath.normpath(file))) for file in map(_file_of, _lines(lines)) if file]
+        named = [(file, sizes.get(posixpath.normpath(file))) for file in map(_file_of, split_lines(lines)) if file]
         return digest(self.name, _FORMAT_VERSION, self.config.content(), hashlib.sha256(lines).hexdigest(), named)
 
     def partitions(self) -> list[Partition]:
         """Runs of lines. One scan of the captions file also finds the ids that occur twice."""
-        starts: list[dict[str, Any]] = []
-        seen: set[bytes] = set()
-        position = 0
-        for number, line in enumerate(_lines(self._folder.read_bytes(CAPTIONS_FILE))):
-            if number % self.config.records_per_partition == 0:
-                starts.append({"first": number, "start": position, "length": 0, "repeated": []})
-            position += len(line)
-            starts[-1]["length"] += len(line)
-            record_id = _id_of(line)
-            if record_id is not None:
-                key = hashlib.blake2b(record_id.encode(), digest_size=12).digest()
-                if key in seen:
-                    starts[-1]["repeated"].append(number)
-                seen.add(key)
-        return [Partition(index, payload) for index, payload in enumerate(starts)]
+        lines = split_lines(self._folder.read_bytes(CAPTIONS_FILE))
+        return line_runs(lines, self.config.records_per_partition, _id_of)
 
     def read(self, partition: Partition) -> Iterator[Sample | Rejected]:
         """The samples of a run of lines: for each record one a kind in ``emit``, in that order."""
         payload = partition.payload
         repeated = set(payload["repeated"])
-        lines = _lines(self._folder.read_range(CAPTIONS_FILE, payload["start"], payload["length"]))
+        lines = split_lines(self._folder.read_range(CAPTIONS_FILE, payload["start"], payload["length"]))
         for number, line in enumerate(lines, start=payload["first"]):
             if not line.strip():
                 continue
@@ -104,8 +91,8 @@ class CaptionedFolder:
                 texts = [text.strip() for text in record.captions if text.strip()]
                 if not texts:
                     raise _BadRecordError("empty text: no caption holds a word")
-                data = self._picture(record.file)
-            except _BadRecordError as error:
+                data = self._pictures.read(record.file)
+            except (_BadRecordError, BadImageError) as error:
                 yield Rejected(key, str(error))
                 continue
             for kind in self.config.emit:
@@ -115,23 +102,6 @@ class CaptionedFolder:
                     yield Rejected(
                         f"{key}#{index}", "empty text: this caption is left out, the record's others are kept"
                     )
-
-    def _picture(self, file: str) -> bytes:
-        name = posixpath.normpath(file)
-        if posixpath.isabs(file) or name.split("/")[0] == ".." or "\\" in file or "\0" in file:
-            raise _BadRecordError(f"path {file!r} leaves the folder; file must be relative and inside it")
-        if not is_remote(self._folder.uri):
-            root, real = os.path.realpath(self._folder.uri), os.path.realpath(self._folder.path(name))
-            if not real.startswith(root.rstrip("/") + "/"):
-                raise _BadRecordError(f"path {file!r} leaves the folder through a link")
-        try:
-            data = self._folder.read_bytes(name)
-            check_image(data)
-        except MissingInputError as error:
-            raise _BadRecordError(f"no picture at {file!r}") from error
-        except BadImageError as error:
-            raise _BadRecordError(f"bad picture {file!r}: {error}") from error
-        return data
 
     def _document(self, kind: Kind, record: Record, texts: list[str], image: str) -> Document:
         attributes = {
@@ -160,10 +130,6 @@ class CaptionedFolder:
             segments = (Segment(image=image), *(Segment(caption) for caption in texts))
         document_id = record.id if kind == Kind.GALLERY else f"{record.id}#{kind.value}"
         return Document(document_id, kind, segments, self.name, record.split, attributes)
-
-
-def _lines(data: bytes) -> list[bytes]:
-    return data.splitlines(keepends=True)
 
 
 def _field_of(line: bytes, name: str) -> str | None:

@@ -66,4 +66,37 @@ class WebDatasetConfig(Config):
     emit: tuple[Literal[Kind.CAPTION, Kind.GALLERY], ...] = (Kind.CAPTION,)
 
 
-CorpusConfig = Annotated[ScenesConfig | CaptionedFolderConfig | WebDatasetConfig, Field(discriminator="type")]
+class Cc3mConfig(Config):
+    """One TSV with the columns ``caption`` and ``image``, and a folder of pictures."""
+
+    type: Literal["cc3m"] = "cc3m"
+    path: str = runtime(...)
+    """The TSV. Where it lies does not matter to what is made of it."""
+    images: str = runtime("images")
+    """Folder of the pictures, to which ``image`` is relative; itself relative to the TSV's folder, or absolute, or a URI."""
+    split: str = "train"
+    """The split that all documents get."""
+    emit: tuple[Literal[Kind.CAPTION, Kind.GALLERY], ...] = (Kind.CAPTION,)
+    records_per_partition: int = Field(1024, ge=1)
+
+
+class Mmc4Config(Config):
+    """A folder of mmc4 shards as published (``docs_no_face_shard_0_v3.jsonl.zip`` or ``.jsonl``), or one of them."""
+
+    type: Literal["mmc4"] = "mmc4"
+    path: str = runtime(...)
+    """Where the shards lie, which does not matter to what is made of them."""
+    images: str = runtime("images")
+    """Folder of the pictures by ``image_name``; relative to the shards' folder, or absolute, or a URI. ``{shard}`` in it
+    stands for the shard's name: mmc4's own download script writes ``{shard}_images``."""
+    split: str = "train"
+    """The split that all documents get."""
+    min_similarity: float = Field(-1.0, ge=-1.0, le=1.0)
+    """A picture that is less similar to the sentence it is paired with is left out; the paper names no limit."""
+    seed: int = 0
+    """Draws which pictures come before their sentence and which after it."""
+
+
+CorpusConfig = Annotated[
+    ScenesConfig | CaptionedFolderConfig | WebDatasetConfig | Cc3mConfig | Mmc4Config, Field(discriminator="type")
+]

@@ -5,17 +5,16 @@ Tars are streamed, never extracted. A member's name is a key, never a path.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import tarfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import IO, cast
 
 from chatsearch.config import digest
 from chatsearch.corpora.base import Partition, Rejected, Sample
 from chatsearch.corpora.config import WebDatasetConfig
+from chatsearch.corpora.file_ends import file_ends
 from chatsearch.corpora.images import MAX_BYTES, check_image
 from chatsearch.errors import BadImageError, MissingInputError
 from chatsearch.storage import Folder, resolve
@@ -28,9 +27,6 @@ MAX_TEXT_BYTES = 1 << 20
 MAX_MEMBERS = 1_000_000
 """Members of one tar."""
 _FORMAT_VERSION = 1
-_END_BYTES = 64 << 10
-"""Read of each end of a tar for the fingerprint: tens of headers, which hold names, sizes and times of members."""
-_READS_AT_A_TIME = 16
 _KEY = re.compile(r"[\w.-]+(/[\w.-]+)*")
 
 
@@ -59,15 +55,7 @@ class WebDatasetFolder:
         Where they lie does not matter. Terabytes are not read for it: a tar in whose middle alone bytes were replaced by
         as many others goes unnoticed.
         """
-        with ThreadPoolExecutor(_READS_AT_A_TIME) as threads:
-            ends = list(threads.map(self._ends, self._tars))
-        return digest(self.name, _FORMAT_VERSION, self.config.content(), list(zip(self._tars, ends, strict=True)))
-
-    def _ends(self, name: str) -> tuple[int, str]:
-        size = self._folder.size(name)
-        first = self._folder.read_range(name, 0, _END_BYTES)
-        last = self._folder.read_range(name, max(0, size - _END_BYTES), _END_BYTES)
-        return size, hashlib.sha256(first + last).hexdigest()
+        return digest(self.name, _FORMAT_VERSION, self.config.content(), file_ends(self._folder, self._tars))
 
     def partitions(self) -> list[Partition]:
         """One a tar."""
