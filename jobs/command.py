@@ -67,6 +67,7 @@ class Job(Generic[C]):
         kind: kind of the artefact at ``config.output``; None where a job makes none.
         recognise: for a job that makes no artefact but a file: what is finished at ``config.output``, or None.
         work: does the job, tells the tracker what happens, and returns what it made. Imports what is heavy.
+        forecast: for a job that can tell what its work is going to take: that, as text, for ``--dry-run``.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Job(Generic[C]):
     kind: str | None
     work: Callable[[C, Tracker], Made]
     recognise: Callable[[C, Sequence[Input]], Finished | None] | None = None
+    forecast: Callable[[C], str] | None = None
 
     def recipe_names(self) -> list[str]:
         """Names that ``--recipe`` takes, in the order of the file."""
@@ -140,6 +142,8 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
         recipe, config = job.configure(arguments.recipe, arguments.settings)
         if arguments.dry_run:
             Plan.of(job, recipe, config).show()
+            if job.forecast is not None:
+                print(job.forecast(config), flush=True)
             return 0
         tracking = TrackingConfig(parent=arguments.parent, enabled=not arguments.no_tracking)
         plan = Plan.of(job, recipe, config)

@@ -27,7 +27,14 @@ def work(config: TrainConfig, tracker: Tracker) -> Made:
     return Made(bundle.uri, bundle.manifest.counts)
 
 
-JOB = Job("train", recipes, default=None, kind=MODEL_BUNDLE, work=work)
+def forecast(config: TrainConfig) -> str:
+    """Parameters, tokens, FLOPs, memory and hours."""
+    from chatsearch.train.plan import training_plan
+
+    return training_plan(config)
+
+
+JOB = Job("train", recipes, default=None, kind=MODEL_BUNDLE, work=work, forecast=forecast)
 
 if __name__ == "__main__":
     raise SystemExit(main(JOB))

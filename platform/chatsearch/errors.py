@@ -3,6 +3,7 @@
     ChatSearchError
     |-- ConfigError                 a value or key the user set is wrong
     |   |-- UnknownNameError        no such key, recipe or job; offers the nearest
+    |   |-- MemoryBudgetError       a run that cannot fit into the memory it is given
     |-- InputError                  the user's data or request is wrong
     |   |-- MissingInputError       a folder, file or picture is not there
     |   |-- BadImageError           not a picture we accept
@@ -56,6 +57,10 @@ class UnknownNameError(ConfigError):
         offer = f"Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
         listing = f"Known: {', '.join(names)}." if len(names) <= 40 or not near else ""
         return cls(" ".join(part for part in (f"Unknown {what} {name!r}.", offer, listing) if part))
+
+
+class MemoryBudgetError(ConfigError):
+    """A run whose weights, gradients and optimiser alone are larger than the memory it is given."""
 
 
 class InputError(ChatSearchError):

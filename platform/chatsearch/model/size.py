@@ -99,7 +99,9 @@ def _perceiver_parameters(config: SearcherConfig) -> int:
     perceiver, token_dim = config.perceiver, config.vision.token_dim
     width = perceiver.hidden_size
     matrices = perceiver_matrices(perceiver, token_dim)
-    biases_and_norms = perceiver.num_layers * (9 * width + perceiver.intermediate_size) + matrices.num_looking * 6 * width
+    biases_and_norms = (
+        perceiver.num_layers * (9 * width + perceiver.intermediate_size) + matrices.num_looking * 6 * width
+    )
     outside = config.num_queries * width + 2 * token_dim + 2 * width  # query tokens, norm of the tokens, last norm
     return matrices.queries + matrices.picture + biases_and_norms + outside
 

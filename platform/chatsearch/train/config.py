@@ -41,6 +41,19 @@ class OptimiserConfig(Config):
         return self
 
 
+class PlanConfig(Config):
+    """What ``--dry-run`` reckons with. It changes nothing but the figures of the plan."""
+
+    device: Literal["auto", "a100-40gb", "a100-80gb", "h100-80gb", "h200-141gb", "cpu-core"] = runtime("auto")
+    """``auto`` takes ``a100-80gb`` with ``use_gpu``, else ``cpu-core``."""
+    mfu: float = runtime(0.4, gt=0.0, le=1.0)
+    """Share of the device's peak that is taken to be reached."""
+    caption_tokens: PositiveInt = runtime(14)
+    """Tokens of a caption where there are no shards to look at: CC3M's captions have 10 words on average."""
+    document_images: PositiveInt = runtime(4)
+    """Images of any other document, likewise: mmc4-core has 29.9M in 7.3M documents. It is taken to fill ``max_length``."""
+
+
 class TrainConfig(Config):
     """One stage of training.
 
@@ -89,6 +102,7 @@ class TrainConfig(Config):
     """The cluster adds nodes by itself: ask for workers that it cannot hold yet."""
     log_every: PositiveInt = runtime(10)
     """Steps between two points of the tracked series."""
+    plan: PlanConfig = runtime(PlanConfig())
     output: str = runtime("")
     overwrite: bool = runtime(False)
 

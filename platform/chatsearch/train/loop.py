@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
+import platform
 import secrets
 import time
 import warnings
@@ -27,6 +28,7 @@ from chatsearch.train.checkpoint import SavedCheckpoint
 from chatsearch.train.config import TrainConfig
 from chatsearch.train.features import FrozenFeatures, OnlineFeatures, StoredFeatures
 from chatsearch.train.head_start import start_heads
+from chatsearch.train.memory import check_memory, host_memory
 from chatsearch.train.progress import StepReport
 from chatsearch.train.start import Start, load_start
 from chatsearch.train.trainer import Trainer
@@ -48,6 +50,7 @@ def run_worker(job: WorkerJob) -> dict[str, Any]:
     torch.set_num_threads(config.threads_per_worker)
     _quiet()
     _join_group()
+    _check_memory(config)
     rank, world_size = dist.get_rank(), dist.get_world_size()
 
     # ---- what the run starts from ---------------------------------------------------------------------------
@@ -125,6 +128,16 @@ def _join_group() -> None:
     if not dist.is_initialized():
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+
+def _check_memory(config: TrainConfig) -> None:
+    """Refuse what cannot fit, before weights are read: a worker that is killed for memory leaves no message."""
+    if config.use_gpu:
+        device = torch.cuda.get_device_properties(torch.cuda.current_device())
+        check_memory(config, device.total_memory, where=device.name)
+    else:
+        num_sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # Ray Train tells its workers
+        check_memory(config, host_memory(), where=f"host {platform.node()}", num_sharing=num_sharing)
 
 
 def _agree(decide: Callable[[], Any]) -> Any:

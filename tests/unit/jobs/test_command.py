@@ -94,6 +94,17 @@ def test_dry_run_touches_nothing(job: Job[CopyConfig], tmp_path: Path, capsys: p
     assert calls == []
 
 
+def test_a_job_that_can_tell_what_it_will_take_does_so_in_a_dry_run(
+    job: Job[CopyConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = dataclasses.replace(job, forecast=lambda config: f"size   {config.size} letters")
+    assert run(job, "--dry-run", "--set", "size=7") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "size   7 letters"
+    assert calls == []
+    assert run(job) == 0
+    assert "size   3 letters" not in capsys.readouterr().out
+
+
 def test_finished_output_is_left_alone(job: Job[CopyConfig], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(job) == 0
     assert run(job) == 0
