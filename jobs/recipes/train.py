@@ -1,4 +1,4 @@
-"""Stages of the ``train`` job. The paper's printed values are in ``paper_align`` and ``paper_instruct``."""
+"""Stages of the ``train`` job. The paper's printed values are in ``paper_align``, ``paper_instruct`` and ``paper_conversation``."""
 
 from __future__ import annotations
 
@@ -138,4 +138,21 @@ def paper_instruct(places: Places = PAPER) -> TrainConfig:
         zero_stage=2,
         checkpoint_every=500,
         output=places.instruct_model,
+    )
+
+
+def paper_conversation(places: Places = PAPER) -> TrainConfig:
+    """Stage 3, for the conversation scores of Table 5: one epoch of LLaVA-665K as LLaVA-1.5 is tuned, 5,198 steps of 128."""
+    align = paper_align(places)
+    return align.replace(
+        stage="conversation",
+        weights=places.instruct_model,
+        streams=(StreamConfig(shards=places.at("shards-conversation"), per_step=128),),
+        steps=5_198,  # of 665,298 dialogues
+        max_length=2048,
+        answer_only=True,
+        optimiser=align.optimiser.replace(learning_rate=2e-5, warmup_steps=156),
+        zero_stage=2,
+        checkpoint_every=500,
+        output=places.at("model-conversation"),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from pathlib import Path
 
 import pytest
@@ -54,4 +55,16 @@ def test_stage_2_has_the_papers_values() -> None:
     assert (config.optimiser.learning_rate, config.optimiser.warmup_steps) == (2e-6, 300)
     assert config.answer_only
     assert config.weights == train.paper_align().output
+    assert config.model == train.paper_align().model
+
+
+def test_stage_3_has_the_values_of_llava_1_5() -> None:
+    config = train.paper_conversation()
+    assert config.steps == math.ceil(665_298 / 128)
+    assert config.per_step == 128
+    assert config.optimiser.learning_rate == 2e-5
+    assert config.optimiser.warmup_steps == round(0.03 * config.steps)
+    assert config.optimiser.weight_decay == 0.0
+    assert config.answer_only
+    assert config.weights == train.paper_instruct().output
     assert config.model == train.paper_align().model
