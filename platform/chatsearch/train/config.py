@@ -49,9 +49,11 @@ class PlanConfig(Config):
     mfu: float = runtime(0.4, gt=0.0, le=1.0)
     """Share of the device's peak that is taken to be reached."""
     caption_tokens: PositiveInt = runtime(14)
-    """Tokens of a caption where there are no shards to look at: CC3M's captions have 10 words on average."""
+    """Of a caption's text, where there are no shards to look at: CC3M's have 10 words on average."""
     document_images: PositiveInt = runtime(4)
-    """Images of any other document, likewise: mmc4-core has 29.9M in 7.3M documents. It is taken to fill ``max_length``."""
+    """Of an interleaved document, likewise: mmc4-core has 29.9M in 7.3M documents. It is taken to fill ``max_length``."""
+    dialogue_tokens: PositiveInt = runtime(250)
+    """Of a dialogue's text, likewise; a guess. It is taken to hold one image."""
 
 
 class TrainConfig(Config):

@@ -22,7 +22,7 @@ from chatsearch.train.config import TrainConfig
 from chatsearch.train.flops import LABELS_PER_CHUNK
 from chatsearch.train.volume import Volume
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 Stage = Literal[0, 1, 2]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from chatsearch.model.size import Part, searcher_parts, vision_parameters
 from chatsearch.train.config import TrainConfig
 from chatsearch.train.flops import StepFlops, step_flops
-from chatsearch.train.memory import GIB, Stage, activation_bytes, bytes_per_parameter, state_bytes
+from chatsearch.train.memory import GIB, MIB, Stage, activation_bytes, bytes_per_parameter, state_bytes
 from chatsearch.train.volume import StreamVolume, Volume, expected, most, total
 
 _STAGES: tuple[Stage, ...] = (0, 1, 2)
@@ -129,45 +129,38 @@ def _flops(config: TrainConfig, mean: StepFlops, limit: StepFlops) -> list[str]:
 
 
 def _memory(config: TrainConfig, mean: Volume, limit: Volume) -> list[str]:
+    workers, held = config.world_size, state_bytes(config).total
+    unit, size = ("GiB", GIB) if held >= GIB else ("MiB", MIB)
     rows: list[tuple[str, ...]] = [
-        ("GiB a worker", "weights", "gradients", "optimiser", "encoder", "all", "bytes a trained parameter")
+        (f"{unit} a worker", "weights", "gradients", "optimiser", "encoder", "all", "bytes a trained parameter")
     ]
-    workers = config.world_size
     for stage in _STAGES:
         state = state_bytes(config, stage=stage)
         weight, gradient, optimiser = bytes_per_parameter(config.precision, stage, workers)
         formula = f"{weight:.3g} + {gradient:.3g} + {optimiser:.3g} = {weight + gradient + optimiser:.3g}"
         parts = (state.weights, state.gradients, state.optimiser, state.encoder, state.total)
         mark = " (this run)" if stage == config.zero_stage else ""
-        rows.append((f"ZeRO {stage}{mark}", *(f"{part / GIB:,.2f}" for part in parts), formula))
-    estimates = [activation_bytes(config, volume) / GIB for volume in (mean, limit)]
+        rows.append((f"ZeRO {stage}{mark}", *(f"{part / size:,.2f}" for part in parts), formula))
+    lines = [*_table(rows), f"{_formula(config)}, N = {workers} workers; frozen parameters cost their weights"]
+    if config.zero_stage:
+        update = 4.0 / workers * sum(part.trained for part in searcher_parts(config.model))
+        lines.append(
+            f"on top while it updates: {update / size:,.2f} of gradients in fp32 (4/N), and DeepSpeed's buckets"
+        )
+    mean_size, limit_size = (activation_bytes(config, volume) / size for volume in (mean, limit))
     kept = "with" if config.activation_checkpointing else "without"
-    lines = [
-        *_table(rows),
-        f"{_formula(config)}, N = {workers} workers; frozen parameters cost their weights",
-        *_update(config),
-        f"activations, an ESTIMATE: {estimates[0]:,.2f} on average, {estimates[1]:,.2f} at most, of a "
-        f"micro-batch {kept} activation checkpointing",
-    ]
+    lines.append(
+        f"activations of a micro-batch, an ESTIMATE: {mean_size:,.2f} on average, {limit_size:,.2f} at most, {kept} "
+        "activation checkpointing"
+    )
     device = DEVICES[device_name(config)]
     if device.gib is not None:
-        left = device.gib - state_bytes(config).total / GIB
-        lines.append(
-            f"{device_name(config)} has {device.gib:g}: "
-            + (
-                f"{left:,.2f} left beside the state"
-                if left >= 0
-                else f"{-left:,.2f} too few for the state, refused at the start"
-            )
-        )
+        left = device.gib - held / GIB
+        verdict = f"{left:,.2f} left beside the state"
+        if left < 0:
+            verdict = f"{-left:,.2f} too few for the state, the run would be refused at its start"
+        lines.append(f"{device_name(config)} has {device.gib:g} GiB: {verdict}")
     return lines
-
-
-def _update(config: TrainConfig) -> list[str]:
-    if not config.zero_stage:
-        return []
-    num_bytes = 4.0 / config.world_size * sum(part.trained for part in searcher_parts(config.model))
-    return [f"on top while it updates: {num_bytes / GIB:,.2f} of gradients in fp32 (4/N), and DeepSpeed's buckets"]
 
 
 def _formula(config: TrainConfig) -> str:

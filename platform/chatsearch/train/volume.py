@@ -91,14 +91,18 @@ def _expected(config: TrainConfig, stream: StreamConfig, tokenizer: ChatTokenize
 
 
 def _assumed(config: TrainConfig, stream: StreamConfig) -> StreamVolume:
-    model, plan = config.model, config.plan
+    plan, block = config.plan, config.model.block_length
     if stream.kinds == (Kind.CAPTION,):
-        images, length = 1, min(model.block_length + plan.caption_tokens + 2, config.max_length)
+        images, length = 1, block + plan.caption_tokens + 2  # with bos and eos
         origin = f"assumed: 1 image and {plan.caption_tokens} tokens of text (plan.caption_tokens)"
+    elif config.answer_only:
+        images, length = 1, block + plan.dialogue_tokens
+        origin = f"assumed: 1 image and {plan.dialogue_tokens} tokens of text (plan.dialogue_tokens)"
     else:
-        images, length = min(plan.document_images, config.max_length // model.block_length), config.max_length
+        images, length = min(plan.document_images, config.max_length // block), config.max_length
         origin = f"assumed: {images} images (plan.document_images), max_length filled"
-    labels = length - images * (model.num_queries + 1)
+    length = min(length, config.max_length)
+    labels = length - images * (config.model.num_queries + 1)
     return StreamVolume(Volume(1, images, length, labels, length**2).times(stream.per_step), origin)
 
 

@@ -1,19 +1,12 @@
-"""Arithmetic on the configuration against the real modules, on the meta device: parameters and FLOPs, exactly."""
+"""Arithmetic on the configuration against the real modules, on the meta device: parameters and the encoder's FLOPs, exactly."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from chatsearch.model.config import ClipConfig, SearcherConfig
-from chatsearch.model.perceiver import Perceiver
 from chatsearch.model.searcher import ChatSearcher
-from chatsearch.model.size import (
-    decoder_matrices,
-    perceiver_matrices,
-    searcher_parts,
-    vision_flops,
-    vision_parameters,
-)
+from chatsearch.model.size import searcher_parts, vision_flops, vision_parameters
 from chatsearch.model.vision import build_network
 from chatsearch.testing.tiny import tiny_config
 from torch.utils.flop_counter import FlopCounterMode
@@ -69,32 +62,3 @@ def test_the_encoder_has_the_parameters_and_flops_of_the_network(config: Searche
     with torch.no_grad():
         counted = flops_of(lambda: network(torch.zeros(1, 3, vision.image_size, vision.image_size)))
     assert vision_flops(vision) == counted
-
-
-@each(SIZES)
-def test_the_decoder_costs_six_flops_a_weight_and_attention_twelve_a_pair(config: SearcherConfig) -> None:
-    language, length = config.language, 24
-
-    def run() -> None:
-        searcher = ChatSearcher(config).requires_grad_(True)
-        # With a cache: looking for packed documents takes values, which meta tensors do not have.
-        embeddings_RLH = torch.zeros(1, length, language.hidden_size, requires_grad=True)
-        searcher.decode_step(embeddings_RLH, searcher.new_cache()).sum().backward()
-
-    attention = 12 * language.num_layers * language.hidden_size * length**2
-    assert flops_of(run) == 6 * decoder_matrices(language) * length + attention
-
-
-@each(SIZES)
-def test_the_perceiver_costs_six_flops_a_weight(config: SearcherConfig) -> None:
-    vision, queries = config.vision, config.num_queries
-    width = config.perceiver.hidden_size
-
-    def run() -> None:
-        perceiver = Perceiver(config.perceiver, num_queries=queries, token_dim=vision.token_dim)
-        perceiver(torch.zeros(1, vision.num_tokens, vision.token_dim)).sum().backward()
-
-    matrices = perceiver_matrices(config.perceiver, vision.token_dim)
-    pairs = config.perceiver.num_layers * queries**2 + matrices.num_looking * queries * vision.num_tokens
-    expected = 6 * (matrices.queries * queries + matrices.picture * vision.num_tokens) + 12 * width * pairs
-    assert flops_of(run) == expected
