@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 from chatsearch.config import Config
-from chatsearch.corpora.config import CaptionedFolderConfig, ScenesConfig, ScenesCounts, WebDatasetConfig
+from chatsearch.corpora.config import CaptionedFolderConfig, Mmc4Config, ScenesConfig, ScenesCounts, WebDatasetConfig
 from chatsearch.corpora.open import open_corpus
+from chatsearch.data.coin import Coin
 from chatsearch.data.config import PrepareConfig
+from chatsearch.data.example import build_example
 from chatsearch.data.prepare import prepare
 from chatsearch.data.shards import DocumentShards
+from chatsearch.data.tokenizer import train_byte_bpe
 from chatsearch.errors import (
     ConfigError,
     ConflictingOutputError,
@@ -34,7 +38,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 PREPARE_ALONE = """
 import sys
 from chatsearch.session import ray_session
+from chatsearch.data.coin import Coin
 from chatsearch.data.config import PrepareConfig
+from chatsearch.data.example import build_example
 with ray_session():
     from chatsearch.data.prepare import prepare
     prepare(PrepareConfig.model_validate_json(sys.argv[1]))
@@ -133,6 +139,46 @@ def test_bad_pictures_are_counted_and_too_many_fail_the_job(tmp_path: Path) -> N
     lines = made.folder.read_bytes("rejected/part-00000.jsonl").decode().splitlines()
     assert len(lines) == 3
     assert "p2" in json.loads(lines[2])["key"]
+
+
+def test_web_pages_become_training_sequences_whatever_pictures_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mmc4"
+    photographs(folder, 0)
+    photographs(folder / "images", 12)
+    for shard in range(2):
+        pages = [
+            {
+                "text_list": [f"Page {number} says {n}." for n in range(4)],
+                "image_info": [{"image_name": f"{n}.jpg"} for n in (number, number + 6, 99)],
+                "similarity_matrix": [[0.1, 0.2, 0.3, 0.1]] * 3,
+            }
+            for number in range(5)
+        ]
+        lines = "\n".join(map(json.dumps, pages)).encode()
+        with zipfile.ZipFile(folder / f"docs_no_face_shard_{shard}_v3.jsonl.zip", "w") as archive:
+            archive.writestr(f"docs_no_face_shard_{shard}_v3.jsonl", lines)
+    monkeypatch.chdir(tmp_path)
+    config = PrepareConfig(corpus=Mmc4Config(path="mmc4"), output="out")
+    with pytest.raises(TooManyRejectedError, match="10 of 20 records were set aside"):
+        prepare(config)
+    made = prepare(config.replace(max_rejected_fraction=0.9))
+    assert {key: made.manifest.counts[key] for key in ("documents", "rejected", "parts")} == {
+        "documents": 10,
+        "rejected": 10,
+        "parts": 2,
+    }
+    shards = DocumentShards.open(made.uri)
+    assert shards.kinds == {"interleaved": 10}
+    tokenizer = train_byte_bpe(["Page 1 says 2."] * 4, 300)
+    for document in shards.documents():
+        example = build_example(
+            document, tokenizer, 4, max_length=512, answer_only=False, coin=Coin(0, document.document_id, 0)
+        )
+        assert list(example.image_hashes) == document.images()
+        assert len(example.image_hashes) == 2
+        assert example.image_is_target.all()
 
 
 def test_corpora_that_give_nothing_are_named(tmp_path: Path) -> None:

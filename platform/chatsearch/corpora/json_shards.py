@@ -41,8 +41,8 @@ def shard_lines(folder: Folder, name: str) -> Iterator[bytes | None]:
         else:
             with folder.opened(name) as file:
                 yield from _lines(io.BufferedReader(cast(io.RawIOBase, file), _BUFFER_BYTES))
-    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, ValueError) as error:
-        raise BrokenShardError(" ".join(str(error).split()) or "it ends too early") from error
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError) as error:
+        raise BrokenShardError(f"no sound zip archive ({' '.join(str(error).split()) or 'cut short'})") from error
     except OSError as error:
         raise StorageError(
             f"Cannot read {folder.path(name)}: {error}. Check that the store is up, then run the same command again."

@@ -10,6 +10,9 @@ from chatsearch.corpora.images import MAX_BYTES, check_image
 from chatsearch.errors import BadImageError, MissingInputError
 from chatsearch.storage import Folder, is_remote, join, resolve
 
+_MAX_NAME_BYTES = 800
+"""A key of S3 has at most 1,024 with the folder's; the store's answer to a longer one would end the job."""
+
 
 class PictureFolder:
     """Pictures below one URI. Names come from outside: none leads out of the folder."""
@@ -41,6 +44,8 @@ class PictureFolder:
         name = posixpath.normpath(file)
         if posixpath.isabs(file) or name.split("/")[0] == ".." or "\\" in file or "\0" in file:
             raise BadImageError(f"path {file!r} leaves the folder; it must be relative and inside it")
+        if name == "." or len(name.encode()) > _MAX_NAME_BYTES:
+            raise BadImageError(f"no picture at {file[:200]!r}")
         num_bytes = MAX_BYTES + 1  # enough to refuse a picture, whatever its size
         if not self._is_remote:
             real = os.path.realpath(self._folder.path(name))

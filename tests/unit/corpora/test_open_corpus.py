@@ -5,7 +5,14 @@ import sys
 
 import pytest
 from chatsearch.config import apply_overrides
-from chatsearch.corpora.config import CaptionedFolderConfig, CorpusConfig, ScenesConfig, WebDatasetConfig
+from chatsearch.corpora.config import (
+    CaptionedFolderConfig,
+    Cc3mConfig,
+    CorpusConfig,
+    Mmc4Config,
+    ScenesConfig,
+    WebDatasetConfig,
+)
 from chatsearch.errors import UnknownNameError
 from pydantic import BaseModel, ValidationError
 
@@ -20,6 +27,8 @@ class Holder(BaseModel):
         ({"type": "scenes"}, ScenesConfig),
         ({"type": "captioned_folder", "path": "x"}, CaptionedFolderConfig),
         ({"type": "webdataset", "path": "x"}, WebDatasetConfig),
+        ({"type": "cc3m", "path": "x.tsv"}, Cc3mConfig),
+        ({"type": "mmc4", "path": "x"}, Mmc4Config),
     ],
 )
 def test_type_picks_the_config(values: dict, expected: type) -> None:

@@ -5,6 +5,7 @@ import json
 import tarfile
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from chatsearch.corpora.base import Rejected, Sample
 from chatsearch.corpora.config import WebDatasetConfig
@@ -163,6 +164,25 @@ def test_sample_tars(sample_data: Path) -> None:
     samples, rejected = read(sample_data / "formats" / "cc3m" / "webdataset")
     assert not rejected
     assert len(samples) == 48
+
+
+@pytest.mark.photographs
+def test_sample_tars_agree_with_the_tables_beside_them(sample_data: Path) -> None:
+    """img2dataset also writes a table and statistics a tar: they are no part of the corpus, and name what failed."""
+    folder = sample_data / "formats" / "cc3m" / "webdataset"
+    samples, _ = read(folder)
+    captions = {s.document.document_id: s.document.segments[1].text for s in samples}
+    rows = [
+        (f"{path.stem}/{row['key']}#caption", row["status"], row["caption"])
+        for path in sorted(folder.glob("*.parquet"))
+        for row in pq.read_table(path).to_pylist()
+    ]
+    assert captions == {key: caption for key, status, caption in rows if status == "success"}
+    failed = [key for key, status, _ in rows if status != "success"]
+    assert len(failed) == 2
+    assert not captions.keys() & set(failed)
+    statistics = [json.loads(path.read_text()) for path in folder.glob("*_stats.json")]
+    assert sum(s["successes"] for s in statistics) == len(samples)
 
 
 def test_fingerprint_follows_content_not_place_and_reads_no_tar_whole(

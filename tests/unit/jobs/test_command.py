@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from chatsearch.config import Config, runtime
-from chatsearch.corpora.config import CaptionedFolderConfig
+from chatsearch.corpora.config import CaptionedFolderConfig, Mmc4Config
 from chatsearch.corpora.open import open_corpus
-from chatsearch.data.config import StreamConfig
+from chatsearch.data.config import PrepareConfig, StreamConfig
 from chatsearch.errors import MissingInputError, StorageError
 from chatsearch.manifest import begin_output, open_artefact
 from chatsearch.tracking.config import TrackingConfig
@@ -240,6 +240,19 @@ def test_corpora_and_outputs_are_recorded(tmp_path: Path, monkeypatch: pytest.Mo
     assert Plan.of(job, "short", config).finished is not None
     (folder / "captions.jsonl").write_text("{}\n")
     assert Plan.of(job, "short", config).finished is None
+
+
+def test_a_corpus_with_pictures_elsewhere_is_one_input(tmp_path: Path) -> None:
+    (tmp_path / "docs_no_face_shard_0_v3.jsonl").touch()
+    pictures = tmp_path / "pictures"
+    corpus = Mmc4Config(path=str(tmp_path), images=str(pictures))
+    config = PrepareConfig(corpus=corpus, output=str(tmp_path / "out"))
+    assert [(i.key, i.kind, i.fingerprint) for i in find_inputs(config)] == [("corpus", "", "")]
+    pictures.mkdir()
+    (pictures / "a.jpg").touch()
+    assert [(i.key, i.kind, i.fingerprint) for i in find_inputs(config)] == [
+        ("corpus", "mmc4", open_corpus(corpus).fingerprint())
+    ]
 
 
 class StreamsConfig(Config):

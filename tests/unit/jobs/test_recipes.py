@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from chatsearch.config import Config
 
-from jobs.recipes import train
+from jobs.recipes import prepare, train
 
 RECIPES = Path(train.__file__).parent
 ALL = [
@@ -46,6 +46,11 @@ def test_stage_1_has_the_papers_values() -> None:
     assert config.model.vision.image_size == 224
     assert (config.model.num_queries, config.model.retrieval_dim, config.model.tau0) == (32, 256, 0.07)
     assert config.model.block_length == 35
+
+
+def test_stage_1_reads_what_its_prepare_recipes_write() -> None:
+    made = [prepare.paper_captions().output, prepare.paper_interleaved().output]
+    assert [stream.shards for stream in train.paper_align().streams] == made
 
 
 def test_stage_2_has_the_papers_values() -> None:
