@@ -39,7 +39,7 @@ def tiny_test(places: Places = TINY) -> PrepareConfig:
         corpus=ScenesConfig(
             seed=SEED,
             split="test",
-            kinds=ScenesCounts(question=100, chatsearch_t=100, chatsearch_i=100, chatsearch_m=100, gallery=200),
+            kinds=ScenesCounts(question=100, chatsearch_t=200, chatsearch_i=200, chatsearch_m=200, gallery=200),
         ),
         output=places.test_shards,
     )

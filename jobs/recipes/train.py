@@ -24,10 +24,12 @@ def tiny_align(places: Places = TINY) -> TrainConfig:
             StreamConfig(shards=places.align_shards, per_step=32, kinds=(Kind.CAPTION,)),
             StreamConfig(shards=places.align_shards, per_step=8, kinds=(Kind.INTERLEAVED,)),
         ),
-        steps=150,
+        steps=50,
         heads=HeadsConfig(num_steps=50),
+        scale_image_inputs=True,
         max_length=256,
         optimiser=OptimiserConfig(learning_rate=1e-3, warmup_steps=20),
+        precision="mixed",
         zero_stage=1,
         num_workers=2,
         checkpoint_every=100,
@@ -41,7 +43,7 @@ def tiny_instruct(places: Places = TINY) -> TrainConfig:
         stage="instruct",
         weights=places.align_model,
         streams=(StreamConfig(shards=places.instruct_shards, per_step=40),),
-        steps=300,
+        steps=400,
         answer_only=True,
         zero_stage=2,
         output=places.instruct_model,
@@ -82,12 +84,12 @@ def small_align(places: Places = SMALL) -> TrainConfig:
 
 
 def small_instruct(places: Places = SMALL) -> TrainConfig:
-    """Photographs, stage 2: requests and questions from templates, ZeRO 2, from stage 1."""
+    """Photographs, stage 2: requests and questions from templates beside captions as before, ZeRO 2, from stage 1."""
     align = small_align(places)
     return align.replace(
         stage="instruct",
         weights=places.align_model,
-        streams=(StreamConfig(shards=places.instruct_shards, per_step=64),),
+        streams=(StreamConfig(shards=places.instruct_shards, per_step=40), align.streams[0].replace(per_step=40)),
         steps=60,
         optimiser=align.optimiser.replace(learning_rate=3e-5, warmup_steps=6),
         zero_stage=2,

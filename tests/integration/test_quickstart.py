@@ -68,7 +68,7 @@ def toy(step: Step) -> Step:
             phase.replace(streams=tuple(s.replace(per_step=4) for s in phase.streams), steps=3, warmup_steps=1)
             for phase in config.phases
         )
-        config = config.replace(phases=phases, retrieval_dim=16)
+        config = config.replace(phases=phases, heads=config.heads.replace(num_steps=3), retrieval_dim=16)
     return replace(step, config=config)
 
 

@@ -24,7 +24,7 @@ VARIANTS = [
     {"zero_stage": 1, "accumulation": 2},
     {"zero_stage": 2, "accumulation": 1},
     {"zero_stage": 2, "accumulation": 2},
-    {"zero_stage": 1, "heads": HeadsConfig(num_steps=4)},
+    {"zero_stage": 1, "heads": HeadsConfig(num_steps=4), "scale_image_inputs": True},
 ]
 
 

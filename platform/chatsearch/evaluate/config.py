@@ -117,3 +117,12 @@ class BaselineConfig(Config):
     log_every: PositiveInt = runtime(10)
     output: str = runtime("")
     overwrite: bool = runtime(False)
+
+    @model_validator(mode="after")
+    def _check(self) -> BaselineConfig:
+        if self.phases and self.heads.num_steps > self.phases[0].steps:
+            raise ConfigError(
+                f"heads.num_steps={self.heads.num_steps} is more than the {self.phases[0].steps} steps of the first phase, whose "
+                "batches the heads are fitted on. Lower it, or raise phases.0.steps."
+            )
+        return self

@@ -75,6 +75,8 @@ class TrainConfig(Config):
     steps: PositiveInt = 1000
     heads: HeadsConfig = HeadsConfig()
     """Looked at where a stage starts from model weights; a model bundle brings its heads."""
+    scale_image_inputs: bool = False
+    """Start W_c and W_q so that pictures enter as large as words do; looked at where ``heads`` is."""
     loader: LoaderConfig = runtime(LoaderConfig())
     max_length: PositiveInt = 512
     """Positions of a packed row, and the most that one document may take."""
@@ -162,9 +164,9 @@ class LanguageTrainingConfig(Config):
     """The warm start of the tiny language model: next word on the scenes' own text."""
 
     vocab_size: PositiveInt = 1000
-    hidden_size: PositiveInt = 128
-    intermediate_size: PositiveInt = 384
-    num_layers: PositiveInt = 4
+    hidden_size: PositiveInt = 160
+    intermediate_size: PositiveInt = 480
+    num_layers: PositiveInt = 2
     num_heads: PositiveInt = 4
     max_positions: PositiveInt = 1024
     num_documents: PositiveInt = 8000

@@ -28,6 +28,7 @@ from chatsearch.train.checkpoint import SavedCheckpoint
 from chatsearch.train.config import TrainConfig
 from chatsearch.train.features import FrozenFeatures, OnlineFeatures, StoredFeatures
 from chatsearch.train.head_start import start_heads
+from chatsearch.train.input_start import scale_image_inputs
 from chatsearch.train.memory import check_memory, host_memory
 from chatsearch.train.progress import StepReport
 from chatsearch.train.start import Start, load_start
@@ -57,7 +58,7 @@ def run_worker(job: WorkerJob) -> dict[str, Any]:
     start = load_start(config)
     root = Folder(job.checkpoints)
     saved, token = _agree(lambda: _look_for_checkpoint(root, job.run, world_size))
-    if saved is None and starts_heads(config, start) and rank == 0:
+    if saved is None and not start.is_trained and config.heads.num_steps and rank == 0:
         job.sink.say(f"retrieval heads in closed form from the documents of {config.heads.num_steps} steps")
     builder, trainer = assemble(config, start, fresh=saved is None)
 
@@ -97,23 +98,20 @@ def assemble(config: TrainConfig, start: Start, *, fresh: bool = True) -> tuple[
     Args:
         config: of the stage.
         start: its parts before the first step.
-        fresh: no checkpoint will be restored, so the heads have to start somewhere.
+        fresh: no checkpoint will be restored, so what no weights are known for has to start somewhere.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     builder = _step_builder(config, start)
     features = _features_for(config, start)
-    if fresh and starts_heads(config, start):
+    if fresh and not start.is_trained:
         device = torch.device("cuda", torch.cuda.current_device()) if config.use_gpu else torch.device("cpu")
-        batches = (batch for step in range(config.heads.num_steps) for batch in builder.build(step, rank, world_size))
-        start_heads(
-            start.searcher.to(device), batches, features(device), config.heads, mixed=config.precision == "mixed"
-        )
+        searcher = start.searcher.to(device)
+        if config.scale_image_inputs:
+            scale_image_inputs(searcher, builder.build(0, rank, world_size), features(device))
+        if config.heads.num_steps:
+            batches = (b for step in range(config.heads.num_steps) for b in builder.build(step, rank, world_size))
+            start_heads(searcher, batches, features(device), config.heads, mixed=config.precision == "mixed")
     return builder, Trainer(start.searcher, config, features, _sample_names(builder, world_size))
-
-
-def starts_heads(config: TrainConfig, start: Start) -> bool:
-    """Whether this run sets the retrieval heads in closed form before its first step."""
-    return config.heads.num_steps > 0 and not start.has_heads
 
 
 def _quiet() -> None:

@@ -21,8 +21,8 @@ class Start(NamedTuple):
     searcher: ChatSearcher
     vision: VisionEncoder
     tokenizer: ChatTokenizer
-    has_heads: bool
-    """Whether the retrieval heads have been trained before."""
+    is_trained: bool
+    """Whether it comes from a stage before, so that heads and projectors are trained already."""
 
 
 def load_start(config: TrainConfig) -> Start:

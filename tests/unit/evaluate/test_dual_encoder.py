@@ -194,6 +194,8 @@ def test_user_mistakes_are_named(world, tmp_path):
     held_out = PhaseConfig(streams=(StreamConfig(shards=world.shards),), steps=2)
     with pytest.raises(ChatSearchError, match="split=train"):
         train_baseline(baseline_config(world, tmp_path / "c", phases=(held_out,)), NullTracker())
+    with pytest.raises(ConfigError, match="num_steps=26 is more than the 25 steps of the first phase"):
+        baseline_config(world, tmp_path / "d", heads=HeadsConfig(num_steps=26))
     missing = baseline_config(world, tmp_path / "d", features=world.features)
     with pytest.raises(ChatSearchError, match="not among"):
         train_baseline(missing, NullTracker())
