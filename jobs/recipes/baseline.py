@@ -26,7 +26,6 @@ def tiny(places: Places = TINY) -> BaselineConfig:
         features=places.train_features,
         phases=(_phase(train.tiny_align(places), 1e-3), _phase(train.tiny_instruct(places), 1e-3)),
         heads=train.tiny_align(places).heads,
-        mixed=True,
         output=places.baseline,
     )
 

@@ -27,7 +27,7 @@ def tiny_instruct(places: Places = TINY) -> PrepareConfig:
         corpus=ScenesConfig(
             seed=SEED,
             split="train",
-            kinds=ScenesCounts(question=800, edit=1500, chatsearch_t=2500, chatsearch_i=2500, chatsearch_m=2500),
+            kinds=ScenesCounts(question=800, edit=3000, chatsearch_t=2500, chatsearch_i=4000, chatsearch_m=3000),
         ),
         output=places.instruct_shards,
     )

@@ -43,7 +43,7 @@ def tiny_instruct(places: Places = TINY) -> TrainConfig:
         stage="instruct",
         weights=places.align_model,
         streams=(StreamConfig(shards=places.instruct_shards, per_step=40),),
-        steps=400,
+        steps=500,
         answer_only=True,
         zero_stage=2,
         output=places.instruct_model,
