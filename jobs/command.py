@@ -64,18 +64,20 @@ class Job(Generic[C]):
         name: the module's name below ``jobs``.
         recipes: a module of ``jobs.recipes``: every public function defined there is a recipe.
         default: recipe used when none is named; None asks for one.
-        kind: kind of the artefact at ``config.output``; None where a job makes none.
+        kind: kind of the artefact at ``config.output``, or what tells it by the configuration; None where a job makes none.
         recognise: for a job that makes no artefact but a file: what is finished at ``config.output``, or None.
         work: does the job, tells the tracker what happens, and returns what it made. Imports what is heavy.
+        complete: for a job whose configuration leaves things to be told from others: the configuration with them.
         forecast: for a job that can tell what its work is going to take: that, as text, for ``--dry-run``.
     """
 
     name: str
     recipes: ModuleType
     default: str | None
-    kind: str | None
+    kind: str | Callable[[C], str] | None
     work: Callable[[C, Tracker], Made]
     recognise: Callable[[C, Sequence[Input]], Finished | None] | None = None
+    complete: Callable[[C], C] | None = None
     forecast: Callable[[C], str] | None = None
 
     def recipe_names(self) -> list[str]:
@@ -101,13 +103,16 @@ class Job(Generic[C]):
         if recipe not in self.recipe_names():
             raise UnknownNameError.among(f"recipe of {self.name}", recipe, self.recipe_names())
         config: C = apply_overrides(getattr(self.recipes, recipe)(), settings)
-        return recipe, config
+        return recipe, self.complete(config) if self.complete is not None else config
 
     def finished(self, config: C, inputs: Sequence[Input]) -> Finished | None:
         """What this configuration would make lies there already, told without importing anything heavy."""
         if self.recognise is not None:
             return self.recognise(config, inputs)
-        return finished_artefact(self.kind, config, inputs) if self.kind else None
+        if self.kind is None:
+            return None
+        kind = self.kind if isinstance(self.kind, str) else self.kind(config)
+        return finished_artefact(kind, config, inputs)
 
     def help(self) -> str:
         """The help text: what the job does, its recipes and the keys of the default one."""

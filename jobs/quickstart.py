@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import replace
 
 from chatsearch.corpora.config import CaptionedFolderConfig
 from chatsearch.corpora.open import open_corpus
 from chatsearch.evaluate.inputs import read_result
-from chatsearch.session import ray_session
 from chatsearch.storage import resolve
-from chatsearch.tracking.config import TrackingConfig
 from chatsearch.tracking.tracker import Tracker
 
 from jobs import evaluate, serve
-from jobs.command import Job, Made, Plan, execute, main, wide_console
+from jobs.command import Job, Made, main, wide_console
 from jobs.recipes import quickstart as recipes
 from jobs.recipes.places import Places
 from jobs.recipes.quickstart import QuickstartConfig
-from jobs.steps import Step, steps
+from jobs.step import Step, run_steps
+from jobs.steps import steps
 
 
 def work(config: QuickstartConfig, tracker: Tracker) -> Made:
@@ -53,32 +51,6 @@ def check(config: QuickstartConfig) -> None:
         from serve.run import LOOPBACK, check_port
 
         check_port(LOOPBACK, config.port)
-
-
-def run_steps(
-    path: list[Step], tracking: TrackingConfig, stack: ExitStack, *, overwrite: bool = False
-) -> list[tuple[Step, Made]]:
-    """Run steps in order in one Ray session, which ``stack`` ends.
-
-    Args:
-        path: the steps.
-        tracking: how each is recorded.
-        stack: holds the session.
-        overwrite: replace what a step finds at its output and did not make of these inputs in this way.
-    """
-    done: list[tuple[Step, Made]] = []
-    session = False
-    for number, step in enumerate(path, 1):
-        plan = Plan.of(step.job, step.recipe, step.config)
-        state = "finished before" if plan.finished else f"jobs.{step.job.name} --recipe {step.recipe}"
-        print(f"[{number}/{len(path)}] {step.title}: {state}", flush=True)
-        if plan.finished is None and overwrite:
-            plan = replace(plan, config=step.config.replace(overwrite=True))
-        if plan.finished is None and not session:
-            stack.enter_context(ray_session())
-            session = True
-        done.append((step, execute(step.job, plan, tracking)))
-    return done
 
 
 def show_tables(done: list[tuple[Step, Made]], *, seconds: float, address: str) -> None:

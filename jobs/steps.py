@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from chatsearch.corpora.config import CaptionedFolderConfig
@@ -15,23 +15,7 @@ from jobs import baseline, embed, evaluate, index, prepare, train, weights
 from jobs.command import Job
 from jobs.recipes.places import Places
 from jobs.recipes.quickstart import QuickstartConfig
-
-
-@dataclass(frozen=True)
-class Step:
-    """One job of the path.
-
-    Attributes:
-        title: what the table calls it.
-        job: the job.
-        recipe: name of the recipe that the configuration began as.
-        config: what it is told.
-    """
-
-    title: str
-    job: Job[Any]
-    recipe: str
-    config: Any
+from jobs.step import Step
 
 
 def steps(config: QuickstartConfig) -> list[Step]:

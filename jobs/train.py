@@ -6,20 +6,27 @@ checkpoint when the same command is run again; at the end there is a model bundl
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from chatsearch.kinds import MODEL_BUNDLE
 from chatsearch.session import ray_session
 from chatsearch.tracking.tracker import Tracker
 from chatsearch.train.config import TrainConfig
 
 from jobs.command import Job, Made, main
+from jobs.photographs import input_steps, located
 from jobs.recipes import train as recipes
+from jobs.step import run_steps
 
 REGISTERED_NAME = "chatsearch"
 
 
 def work(config: TrainConfig, tracker: Tracker) -> Made:
-    """Train, then enter the bundle into the model registry under its stage as alias."""
+    """Make what ``data`` stands for, train, then enter the bundle into the model registry under its stage as alias."""
     with ray_session():
+        if config.data:
+            with ExitStack() as stack:
+                run_steps(input_steps(config), tracker.children, stack)
         from chatsearch.train.run import train
 
         bundle = train(config, tracker)
@@ -34,7 +41,7 @@ def forecast(config: TrainConfig) -> str:
     return training_plan(config)
 
 
-JOB = Job("train", recipes, default=None, kind=MODEL_BUNDLE, work=work, forecast=forecast)
+JOB = Job("train", recipes, default=None, kind=MODEL_BUNDLE, work=work, forecast=forecast, complete=located)
 
 if __name__ == "__main__":
     raise SystemExit(main(JOB))

@@ -68,6 +68,11 @@ class Places:
         return self.at("baseline-dual-encoder")
 
     @property
+    def fromage(self) -> str:
+        """FROMAGe, likewise."""
+        return self.at("baseline-fromage")
+
+    @property
     def report(self) -> str:
         """Scores of model and baselines."""
         return self.at("evaluation.json")

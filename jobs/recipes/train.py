@@ -97,6 +97,14 @@ def small_instruct(places: Places = SMALL) -> TrainConfig:
     )
 
 
+def small_photos() -> TrainConfig:
+    """Photographs, retrieval alone: name a captioned folder with --set data=FOLDER and --set output=BUNDLE; the rest is made."""
+    align = small_align()
+    return align.replace(
+        weights="", features="", streams=(align.streams[0].replace(shards=""),), output="runs/photographs/model"
+    )
+
+
 def paper_align(places: Places = PAPER) -> TrainConfig:
     """Stage 1 as published: CC3M and mmc4-core, 200,000 steps of 256 + 64 on 8 A100."""
     return TrainConfig(

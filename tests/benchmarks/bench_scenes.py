@@ -17,7 +17,8 @@ from jobs import evaluate
 from jobs.command import Plan, execute
 from jobs.recipes.places import TINY, Places
 from jobs.recipes.quickstart import QuickstartConfig
-from jobs.steps import Step, steps
+from jobs.step import Step
+from jobs.steps import steps
 from tests.benchmarks.harness import Result
 
 COMMAND = "make bench ONLY=scenes"

@@ -20,9 +20,10 @@ from chatsearch.tracking.config import TrackingConfig
 from chatsearch.train.config import LanguageTrainingConfig, TinyWeightsConfig, TrainConfig, VisionTrainingConfig
 
 from jobs.command import Made, main
-from jobs.quickstart import run_steps, show_tables
+from jobs.quickstart import show_tables
 from jobs.recipes import quickstart
-from jobs.steps import Step, steps
+from jobs.step import Step, run_steps
+from jobs.steps import steps
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.ray

@@ -62,6 +62,9 @@ class TrainConfig(Config):
     URIs of inputs stay out of the fingerprint, which holds the fingerprints of what lies there instead.
     """
 
+    data: str = runtime("")
+    """Captioned folder of photographs. What ``weights``, ``features`` and ``streams`` do not name is then made from its
+    training split first, in folders beside the output."""
     stage: str = "align"
     """Label of the stage in plans and tracking."""
     weights: str = runtime("")

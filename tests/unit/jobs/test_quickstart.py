@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from chatsearch.tracking.config import TrackingConfig
 
-from jobs import quickstart
+from jobs import quickstart, step
 from jobs.command import main
-from jobs.steps import Step
+from jobs.step import Step
 from tests.unit.jobs.test_command import CopyConfig, calls, make_job
 
 
@@ -22,7 +22,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     calls.clear()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(quickstart, "ray_session", contextlib.nullcontext)
+    monkeypatch.setattr(step, "ray_session", contextlib.nullcontext)
     return tmp_path
 
 
@@ -38,8 +38,8 @@ def path(root: Path, letter: str = "a") -> list[Step]:
 def run(steps: list[Step], *, overwrite: bool = False) -> list[str]:
     """Titles of the steps that had something to do."""
     with ExitStack() as stack:
-        done = quickstart.run_steps(steps, TrackingConfig(enabled=False), stack, overwrite=overwrite)
-    return [step.title for step, made in done if not made.reused]
+        done = step.run_steps(steps, TrackingConfig(enabled=False), stack, overwrite=overwrite)
+    return [one.title for one, made in done if not made.reused]
 
 
 def test_overwrite_makes_again_what_no_longer_fits_and_nothing_else(here: Path) -> None:
