@@ -23,6 +23,11 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import pytest
+from hypothesis import settings
+
+# No example has a time limit: speed is measured by benchmarks, and a busy machine is no failure.
+settings.register_profile("chatsearch", deadline=None)
+settings.load_profile("chatsearch")
 
 ROOT = Path(__file__).resolve().parent.parent
 

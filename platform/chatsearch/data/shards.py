@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from chatsearch.data.part import document_of, file_name
-from chatsearch.errors import InputError, MissingInputError
+from chatsearch.errors import CorruptArtefactError, InputError, MissingInputError
 from chatsearch.kinds import DOCUMENT_SHARDS
 from chatsearch.manifest import Artefact, open_artefact
 from chatsearch.types import Document, Kind
+from chatsearch.types import content_hash as digest_of
 
 _GROUPS_KEPT = 8
 
@@ -121,8 +122,8 @@ class DocumentShards:
     def _table(self, part: int) -> pa.Table:
         # Two threads may read a part at once; they store equal tables, so no lock is needed.
         if part not in self._tables:
-            with self.artefact.folder.seekable(file_name("documents", self._parts[part])) as file:
-                self._tables[part] = pq.read_table(file)
+            data = self.artefact.read_checked(file_name("documents", self._parts[part]))
+            self._tables[part] = pq.read_table(pa.BufferReader(data))
         return self._tables[part]
 
 
@@ -159,6 +160,7 @@ class ImageStore:
 
         Raises:
             MissingInputError: no picture of that hash is here.
+            CorruptArtefactError: what lies there is another picture.
         """
         place = self._find(content_hash)
         if place is None:
@@ -170,6 +172,11 @@ class ImageStore:
         with self._lock:
             group, first = self._group_of(part, row)
             data: bytes = self._read(part, group)["bytes"][row - first].as_py()
+        if digest_of(data) != content_hash:
+            raise CorruptArtefactError(
+                f"Picture {content_hash} in {self.artefact.folder.path(self._name(part))} is damaged. Restore the file or prepare the shards "
+                "again with --set overwrite=true."
+            )
         return data
 
     def _find(self, content_hash: str) -> tuple[int, int] | None:

@@ -104,13 +104,15 @@ class FeatureStore:
     def __len__(self) -> int:
         return len(self.hashes)
 
+    @cached_property
     def _parts(self) -> list[str]:
-        files = self.artefact.manifest.files
-        return [self.artefact.folder.local_path(name) for name in sorted(files) if name.startswith("features/")]
+        """Local files of the rows, each checked against the manifest before anything of it is read."""
+        names = sorted(name for name in self.artefact.manifest.files if name.startswith("features/"))
+        return [self.artefact.checked_path(name) for name in names]
 
     def _read(self, columns: list[str]) -> pa.Table:
         try:
-            tables = [pq.read_table(path, columns=columns, memory_map=True) for path in self._parts()]
+            tables = [pq.read_table(path, columns=columns, memory_map=True) for path in self._parts]
         except (pa.ArrowException, OSError) as error:
             raise CorruptArtefactError(
                 f"Cannot read the features at {self.uri}: {error}. Make the store again with --set overwrite=true."
@@ -164,7 +166,7 @@ class FeatureStore:
     @cached_property
     def item_table(self) -> ItemTable:
         """The gallery's items as columns."""
-        return read_items(self.artefact.folder.local_path(ITEMS))
+        return read_items(self.artefact.checked_path(ITEMS))
 
     def items(self) -> list[GalleryItem]:
         """The gallery's items, by item id."""

@@ -3,11 +3,18 @@ from __future__ import annotations
 import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from chatsearch.corpora.base import Rejected, Sample
 from chatsearch.data.shards import DocumentShards, ImageStore
-from chatsearch.errors import FingerprintMismatchError, IncompleteArtefactError, InputError, MissingInputError
+from chatsearch.errors import (
+    CorruptArtefactError,
+    FingerprintMismatchError,
+    IncompleteArtefactError,
+    InputError,
+    MissingInputError,
+)
 from chatsearch.manifest import MANIFEST
 from chatsearch.storage import Folder
 from chatsearch.types import Document, Kind, Segment
@@ -42,6 +49,21 @@ def test_pictures_are_found_by_hash_across_parts(make_shards, caption_sample) ->
     assert "0" * 64 not in store
     with pytest.raises(MissingInputError, match="which holds 7"):
         store.get("0" * 64)
+
+
+def test_one_flipped_bit_is_found_before_a_document_or_a_picture_is_used(make_shards, caption_sample) -> None:
+    sample = caption_sample(1)
+    ((name, data),) = sample.images.items()
+    uri = make_shards([sample])
+    for folder, at in (("documents", 40), ("images", None)):
+        (path,) = Path(uri, folder).iterdir()
+        whole = path.read_bytes()
+        place = whole.index(data) + len(data) // 2 if at is None else at
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    with pytest.raises(CorruptArtefactError, match=r"documents.*is damaged"):
+        DocumentShards.open(uri).document(0)
+    with pytest.raises(CorruptArtefactError, match=rf"{name}.*is damaged"):
+        ImageStore.open(uri).get(name)
 
 
 def test_row_groups_of_large_pictures_are_addressed_right(make_shards, caption_sample) -> None:
