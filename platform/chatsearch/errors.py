@@ -17,6 +17,7 @@
     |   |-- FingerprintMismatchError two artefacts that do not belong together
     |   |-- ConflictingOutputError  the output already holds something else
     |-- StorageError                the file system or object store failed
+    |-- WriterConflictError         a gallery has another writer
     |-- TrainingError               a run that must not go on
     |   |-- NonFiniteLossError
     |-- ClusterError                the cluster cannot give or do what was asked
@@ -113,6 +114,10 @@ class ConflictingOutputError(ArtefactError):
 
 class StorageError(ChatSearchError):
     """The file system or object store failed."""
+
+
+class WriterConflictError(ChatSearchError):
+    """A gallery has one writer at a time, and this is not it, or not any more."""
 
 
 class TrainingError(ChatSearchError):

@@ -113,6 +113,15 @@ def _put(local: str, target: str) -> None:
             raise
 
 
+def _sync_folder(path: str) -> None:
+    """Make the names in a local folder durable: without it a power cut may lose a file whose bytes are on the disk."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _cache_root() -> str:
     """The folder of local copies: what ``CHATSEARCH_CACHE`` names, else one below /tmp that is ours alone.
 
@@ -229,6 +238,39 @@ class Folder:
         with self.writing(name) as local:
             Path(local).write_bytes(data)
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file atomically and durably unless one of this name is there: of several writers exactly one succeeds.
+
+        Returns whether the file that is there now holds these very bytes, which tells writers apart only if each puts something
+        unique into its own. An answer that was lost on the way from a store thus counts as what it was.
+
+        Raises:
+            StorageError: the store failed; the file may or may not have been written.
+        """
+        target = self.path(name)
+        if is_remote(self.uri):
+            filesystem(self.uri)  # refuses other schemes by name
+            from chatsearch.conditional_put import put_if_absent
+
+            return put_if_absent(target, data) or self.read_bytes(name) == data
+        with _named_errors("create", target):
+            folder = os.path.dirname(target)
+            os.makedirs(folder, exist_ok=True)
+            local = os.path.join(folder, f".tmp-{uuid.uuid4().hex}")
+            try:
+                with open(local, "wb") as handle:
+                    handle.write(data)
+                    handle.flush()
+                    os.fsync(handle.fileno())
+                os.link(local, target)  # unlike a rename it never replaces what is there
+            except FileExistsError:
+                return Path(target).read_bytes() == data
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(local)
+            _sync_folder(folder)
+        return True
+
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[str]:
         """A local path to write; on leaving without an error it becomes ``name``, whole."""
@@ -263,17 +305,26 @@ class Folder:
             if not os.path.exists(self.path(name)):
                 raise MissingInputError(f"Cannot read {self.path(name)}: it does not exist.")
             return self.path(name)
-        root = _cache_root()
-        with _named_errors("look up", self.path(name)):
-            fs, path = filesystem(self.path(name))
-            info = fs.get_file_info(path)
-        key = hashlib.sha256(f"{self.path(name)}|{info.size}|{info.mtime_ns}".encode()).hexdigest()[:24]
-        cached = os.path.join(root, key, os.path.basename(name))
+        cached = self._cached_path(name)
         if not os.path.exists(cached):
+            fs, path = filesystem(self.path(name))
             whole = Folder(os.path.dirname(cached)).writing(os.path.basename(cached))
             with whole as scratch, fs.open_input_stream(path) as source, open(scratch, "wb") as sink:
                 shutil.copyfileobj(source, sink, 8 << 20)
         return cached
+
+    def drop_cached(self, name: str) -> None:
+        """Remove this machine's copy of a remote file that is there still; where there is none that is fine."""
+        if is_remote(self.uri):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(self._cached_path(name))
+
+    def _cached_path(self, name: str) -> str:
+        with _named_errors("look up", self.path(name)):
+            fs, path = filesystem(self.path(name))
+            info = fs.get_file_info(path)
+        key = hashlib.sha256(f"{self.path(name)}|{info.size}|{info.mtime_ns}".encode()).hexdigest()[:24]
+        return os.path.join(_cache_root(), key, os.path.basename(name))
 
     def delete(self, name: str) -> None:
         """Remove one file; a missing one is fine."""

@@ -44,6 +44,23 @@ class ItemTable:
         metadata: dict[str, Any] = json.loads(self._metadata[row].as_py())
         return GalleryItem(self._item_ids[row].as_py(), self._hashes[row].as_py(), metadata)
 
+    def item_id(self, row: int) -> str:
+        """Id of the item in one row."""
+        return self._item_ids[row].as_py()
+
+    def row_of(self, faiss_id: int) -> int:
+        """Row of a faiss id in a shard's table, which is ordered by them; -1 where there is none."""
+        assert self.faiss_ids_N is not None, "the table of a whole gallery has no faiss ids"
+        row = int(np.searchsorted(self.faiss_ids_N, faiss_id))
+        return row if row < len(self) and self.faiss_ids_N[row] == faiss_id else -1
+
+    def rows_with(self, what: str) -> list[int]:
+        """Rows of the item with this id, or of the items that show the picture with this content hash."""
+        import pyarrow.compute as pc
+
+        found = pc.or_(pc.equal(self._item_ids, what), pc.equal(self._hashes, what))
+        return np.flatnonzero(found.to_numpy(zero_copy_only=False)).tolist()
+
     def content_hash(self, row: int) -> str:
         """Which picture the item in one row shows."""
         return self._hashes[row].as_py()

@@ -62,15 +62,16 @@ class IndexShard:
         self.dimension: int = artefact.manifest.facts["dimension"]
         # Checked before FAISS sees a byte: its reader trusts sizes in the file.
         index_path = artefact.checked_path(index_name(shard))
-        self._items = read_items(artefact.checked_path(items_name(shard)))
+        self.items = read_items(artefact.checked_path(items_name(shard)))
+        """What the rows stand for, in the order of their faiss ids."""
         self._index = _read_index(index_path)
         self._faiss_ids_N = faiss.vector_to_array(self._index.id_map)
-        if self._items.faiss_ids_N is None or not np.array_equal(self._items.faiss_ids_N, self._faiss_ids_N):
+        if self.items.faiss_ids_N is None or not np.array_equal(self.items.faiss_ids_N, self._faiss_ids_N):
             raise CorruptArtefactError(
                 f"Shard {shard} of {artefact.uri}: the item table and the FAISS file name different ids. Build the index again."
             )
         self._vectors_ND = _flat_vectors(self._index)
-        self._id_order_N = self._items.id_order()
+        self._id_order_N = self.items.id_order()
 
     @classmethod
     def open(cls, index: Artefact | str, shard: int) -> IndexShard:
@@ -87,12 +88,16 @@ class IndexShard:
 
     def find(self, faiss_id: int) -> GalleryItem | None:
         """The item with a faiss id, or None."""
-        row = int(np.searchsorted(self._faiss_ids_N, faiss_id))
-        if row == len(self) or self._faiss_ids_N[row] != faiss_id:
-            return None
-        return self._items.item(row)
+        row = self.items.row_of(faiss_id)
+        return None if row < 0 else self.items.item(row)
 
-    def search(self, queries_BD: NDArray[np.floating], k: int, exclude: Exclusions = ()) -> ShardHits:
+    def search(
+        self,
+        queries_BD: NDArray[np.floating],
+        k: int,
+        exclude: Exclusions = (),
+        dead_N: NDArray[np.bool_] | None = None,
+    ) -> ShardHits:
         """The best ``k`` items of every query in this shard: all there are when ``k`` exceeds them.
 
         FAISS proposes; the exact score decides. Its float32 scores depend on batch and shard in the last bits, so candidates are
@@ -102,6 +107,7 @@ class IndexShard:
             queries_BD: query embeddings of the model the index was built with.
             k: number of hits wanted.
             exclude: content hashes to leave out, one collection per query.
+            dead_N: rows that count as not there, for all queries; None where all count.
 
         Raises:
             InputError: for a bad ``k``, query or exclusion list.
@@ -110,14 +116,19 @@ class IndexShard:
         queries_BD = check_queries(queries_BD, self.dimension)
         exclusions = check_exclusions(exclude, len(queries_BD))
         answers: list[tuple[Hit, ...]] = [()] * len(queries_BD)
+        num_alive = len(self) - (0 if dead_N is None else int(np.count_nonzero(dead_N)))
+        wanted = k + _SPARE + max((len(hashes) for hashes in exclusions), default=0)
+        if dead_N is not None and num_alive < len(self) and wanted >= num_alive:
+            return ShardHits(self.version, self.shard, self._rank_alive(queries_BD, k, exclusions, ~dead_N))
         open_P = list(range(len(queries_BD))) if len(self) else []
-        fetch = min(len(self), k + _SPARE + max((len(hashes) for hashes in exclusions), default=0))
+        # As many more as there are dead ones among the rows, on average.
+        fetch = min(len(self), -(-wanted * len(self) // max(1, num_alive)))
         while open_P:
             still_open = []
             step = max(1, _MAX_GATHERED // (fetch * self.dimension))
             for start in range(0, len(open_P), step):
                 queries = open_P[start : start + step]
-                found = self._fetch(queries_BD[queries], k, fetch, [exclusions[query] for query in queries])
+                found = self._fetch(queries_BD[queries], k, fetch, [exclusions[query] for query in queries], dead_N)
                 for query, hits in zip(queries, found, strict=True):
                     if hits is None:
                         still_open.append(query)
@@ -128,7 +139,12 @@ class IndexShard:
         return ShardHits(self.version, self.shard, tuple(answers))
 
     def _fetch(
-        self, queries_PD: Float32, k: int, fetch: int, exclusions: list[frozenset[str]]
+        self,
+        queries_PD: Float32,
+        k: int,
+        fetch: int,
+        exclusions: list[frozenset[str]],
+        dead_N: NDArray[np.bool_] | None,
     ) -> list[tuple[Hit, ...] | None]:
         """Answers from ``fetch`` candidates a query; None where one that was not fetched could still belong to the answer."""
         approximate_PK, ids_PK = self._index.search(queries_PD, fetch)
@@ -137,6 +153,8 @@ class IndexShard:
         rows_PK[~found_PK] = 0
         scores_PK = exact_scores(self._vectors_ND[rows_PK], queries_PD[:, None, :])
         scores_PK[~found_PK] = -np.inf
+        if dead_N is not None:
+            scores_PK[dead_N[rows_PK]] = -np.inf
         best_PK = np.lexsort((self._id_order_N[rows_PK], -scores_PK), axis=-1)
         bound_P = approximate_PK[:, -1] + score_error(self.dimension)
         answers: list[tuple[Hit, ...] | None] = []
@@ -147,14 +165,26 @@ class IndexShard:
             answers.append(hits if settled else None)
         return answers
 
+    def _rank_alive(
+        self, queries_BD: Float32, k: int, exclusions: list[frozenset[str]], alive_N: NDArray[np.bool_]
+    ) -> tuple[tuple[Hit, ...], ...]:
+        """Answers from all living rows, where they are too few to be looked for among the dead."""
+        rows_K = np.flatnonzero(alive_N)
+        answers = []
+        for query_D, exclude in zip(queries_BD, exclusions, strict=True):
+            scores_K = exact_scores(self._vectors_ND[rows_K], query_D)
+            best_K = np.lexsort((self._id_order_N[rows_K], -scores_K))
+            answers.append(self._best(rows_K[best_K], scores_K[best_K], k, exclude))
+        return tuple(answers)
+
     def _best(self, rows_K: NDArray[np.int64], scores_K: Float32, k: int, exclude: frozenset[str]) -> tuple[Hit, ...]:
         hits: list[Hit] = []
         for row, score in zip(rows_K.tolist(), scores_K.tolist(), strict=True):
             if len(hits) == k or score == -np.inf:
                 break
-            if exclude and self._items.content_hash(row) in exclude:
+            if exclude and self.items.content_hash(row) in exclude:
                 continue
-            item = self._items.item(row)
+            item = self.items.item(row)
             hits.append(Hit(item.item_id, score, len(hits) + 1, item.content_hash, item.metadata))
         return tuple(hits)
 

@@ -1,0 +1,116 @@
+"""The log's items in memory, searched exactly: what was added since the base was built.
+
+Shape suffixes: B queries, N rows of the segment, M rows added, K candidates, D retrieval dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chatsearch.index.vectors import Float32, exact_scores, score_error
+from chatsearch.types import GalleryItem, Hit
+
+_FIRST_CAPACITY = 1024
+
+
+@dataclass(frozen=True)
+class SegmentView:
+    """The segment as it was at one version. Rows that come later lie behind it, rows that die later stay alive in it."""
+
+    items: Sequence[GalleryItem]
+    vectors_ND: Float32
+    alive_N: NDArray[np.bool_]
+    rows_of_hash: dict[str, list[int]]
+
+    def search(self, queries_BD: Float32, k: int, exclusions: Sequence[frozenset[str]]) -> list[list[Hit]]:
+        """The best ``k`` living rows of every query, which :func:`~chatsearch.index.vectors.check_queries` has made unit rows."""
+        if not self.alive_N.any():
+            return [[] for _ in queries_BD]
+        approximate_BN = queries_BD @ self.vectors_ND.T
+        return [
+            self._best(query_D, approximate_N, k, exclude)
+            for query_D, approximate_N, exclude in zip(queries_BD, approximate_BN, exclusions, strict=True)
+        ]
+
+    def _best(self, query_D: Float32, approximate_N: Float32, k: int, exclude: frozenset[str]) -> list[Hit]:
+        alive_N = self.alive_N
+        if exclude:
+            alive_N = alive_N.copy()
+            for content_hash in exclude:
+                rows = self.rows_of_hash.get(content_hash, ())
+                alive_N[[row for row in rows if row < len(alive_N)]] = False
+        rows_K = np.flatnonzero(alive_N)
+        if len(rows_K) > k:
+            scores_K = approximate_N[rows_K]
+            # A row this far below the k-th approximate score cannot be among the best k exact ones.
+            floor = np.partition(scores_K, len(rows_K) - k)[len(rows_K) - k] - 2 * score_error(len(query_D))
+            rows_K = rows_K[scores_K >= floor]
+        scores = exact_scores(self.vectors_ND[rows_K], query_D).tolist()
+        best = sorted(
+            zip(rows_K.tolist(), scores, strict=True), key=lambda pair: (-pair[1], self.items[pair[0]].item_id)
+        )
+        return [
+            Hit(item.item_id, score, rank, item.content_hash, item.metadata)
+            for rank, (row, score) in enumerate(best[:k], start=1)
+            for item in (self.items[row],)
+        ]
+
+
+class Segment:
+    """Grows at its end. One owner changes it; views of it are never touched again."""
+
+    def __init__(self, dimension: int) -> None:
+        self._items: list[GalleryItem] = []
+        self._vectors_ND = np.empty((_FIRST_CAPACITY, dimension), np.float32)
+        self._alive_N = np.zeros(_FIRST_CAPACITY, np.bool_)
+        self._row_of: dict[str, int] = {}
+        self._rows_of_hash: dict[str, list[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def append(self, items: Sequence[GalleryItem], vectors_MD: Float32) -> None:
+        """Add items; one that is there already is replaced."""
+        start, stop = len(self), len(self) + len(items)
+        self._reserve(stop)
+        self.drop(item.item_id for item in items)
+        self._vectors_ND[start:stop] = vectors_MD
+        for row, item in enumerate(items, start):
+            self._items.append(item)
+            self._row_of[item.item_id] = row
+            self._rows_of_hash.setdefault(item.content_hash, []).append(row)
+        self._alive_N[start:stop] = True
+
+    def drop(self, item_ids: Iterable[str]) -> None:
+        """Take items out; those that are not here are fine."""
+        for item_id in item_ids:
+            row = self._row_of.pop(item_id, None)
+            if row is not None:
+                self._alive_N[row] = False
+
+    def rows(self, start: int, stop: int) -> tuple[list[GalleryItem], Float32]:
+        """Items and vectors of some rows, living or not."""
+        return self._items[start:stop], self._vectors_ND[start:stop]
+
+    def view(self) -> SegmentView:
+        """The segment as it is now."""
+        num_rows = len(self)
+        return SegmentView(
+            self._items, self._vectors_ND[:num_rows], self._alive_N[:num_rows].copy(), self._rows_of_hash
+        )
+
+    def _reserve(self, num_rows: int) -> None:
+        capacity = len(self._vectors_ND)
+        if num_rows <= capacity:
+            return
+        # Views keep the old arrays; twice the size makes the copying cheap in the long run.
+        capacity = max(2 * capacity, num_rows)
+        vectors_ND = np.empty((capacity, self._vectors_ND.shape[1]), np.float32)
+        vectors_ND[: len(self)] = self._vectors_ND[: len(self)]
+        alive_N = np.zeros(capacity, np.bool_)
+        alive_N[: len(self)] = self._alive_N[: len(self)]
+        self._vectors_ND, self._alive_N = vectors_ND, alive_N

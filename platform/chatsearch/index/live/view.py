@@ -1,0 +1,47 @@
+"""A gallery at one version, as searches see it: base shards without their dead rows, and the segment. Never changed.
+
+Shape suffixes: B queries, N rows of a shard, D retrieval dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chatsearch.index.live.segment import SegmentView
+from chatsearch.index.live.state import Version
+from chatsearch.index.merge import merge_hits
+from chatsearch.index.shard import IndexShard
+from chatsearch.index.vectors import Exclusions, check_exclusions, check_k, check_queries
+from chatsearch.types import Hit
+
+
+@dataclass(frozen=True)
+class View:
+    """What one version answers with."""
+
+    version: Version
+    shards: Mapping[int, IndexShard]
+    dead: Mapping[int, NDArray[np.bool_]]
+    """Rows of each base shard that are deleted or replaced at this version."""
+    segment: SegmentView
+    num_items: int
+
+    def search(self, queries_BD: NDArray[np.floating], k: int, exclude: Exclusions, pool: Executor) -> list[list[Hit]]:
+        """The best ``k`` live items of every query, score descending, then item id: all there are when ``k`` exceeds them.
+
+        Raises:
+            InputError: for a bad ``k``, query or exclusion list.
+        """
+        k = check_k(k)
+        unit_BD = check_queries(queries_BD, self.version.lineage.dimension)
+        exclusions = check_exclusions(exclude, len(queries_BD))
+        found = pool.map(
+            lambda shard: self.shards[shard].search(queries_BD, k, exclusions, self.dead[shard]).queries, self.shards
+        )
+        parts = [self.segment.search(unit_BD, k, exclusions), *found]
+        return [merge_hits(hits, k) for hits in zip(*parts, strict=True)]

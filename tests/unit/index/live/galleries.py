@@ -1,0 +1,73 @@
+"""Live galleries for tests: pictures whose features follow from their number, and the oracle that knows what must be found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from chatsearch.index.exact import ExactIndex
+from chatsearch.index.live.batch import Features
+from chatsearch.index.live.create import create_gallery
+from chatsearch.index.live.reader import LiveGallery
+from chatsearch.storage import join
+from chatsearch.types import GalleryItem, Hit
+
+from tests.unit.index.synthetic import FEATURE_DIM, RETRIEVAL_DIM, make_gallery, picture_hash, write_bundle
+
+NUM_DISTINCT = 7
+"""Pictures whose numbers agree modulo this have equal features: scores tie often."""
+
+
+def rows(numbers: Sequence[int]) -> np.ndarray:
+    """Raw f_CLS of pictures, (N, D)."""
+    drawn = [np.random.default_rng(1000 + n % NUM_DISTINCT).normal(size=FEATURE_DIM) for n in numbers]
+    return np.array(drawn, np.float32).reshape(len(numbers), FEATURE_DIM)
+
+
+def features(numbers: Sequence[int], *, encoder: str = "encoder-a") -> Features:
+    return Features(rows(numbers), encoder, "plain-64")
+
+
+def item(item_id: str, number: int) -> GalleryItem:
+    return GalleryItem(item_id, picture_hash(number), {"number": str(number)})
+
+
+def weights(seed: int = 0) -> np.ndarray:
+    """M_Q, (d, D)."""
+    return np.random.default_rng(seed).normal(size=(RETRIEVAL_DIM, FEATURE_DIM)).astype(np.float32)
+
+
+def write_model(uri: str, seed: int = 0, *, encoder: str = "encoder-a") -> str:
+    write_bundle(uri, weights(seed), encoder=encoder, seed=seed)
+    return uri
+
+
+def empty_gallery(base: str, num_shards: int = 1) -> str:
+    """A gallery with no items, projected with the model of seed 0."""
+    uri = join(base, "gallery")
+    create_gallery(uri, model=write_model(join(base, "model")), num_shards=num_shards)
+    return uri
+
+
+def gallery_over_index(base: str, num_items: int, num_shards: int = 2) -> tuple[str, dict[str, int]]:
+    """A gallery over a built index, and what it holds: picture number by item id, features drawn anew."""
+    made = make_gallery(base, num_items)
+    uri = join(base, "gallery")
+    create_gallery(uri, index=made.index(num_shards).uri)
+    return uri, {entry.item_id: number for number, entry in enumerate(made.items)}
+
+
+def expected(
+    live: Mapping[str, int], queries_BD: np.ndarray, k: int, exclude: Sequence[set[str]] = (), *, seed: int = 0
+) -> list[list[Hit]]:
+    """What an exact search over these items finds."""
+    if not live:
+        return [[] for _ in queries_BD]
+    projected_Nd = rows(list(live.values())).astype(np.float64) @ weights(seed).T.astype(np.float64)
+    return ExactIndex([item(i, n) for i, n in live.items()], projected_Nd).search(queries_BD, k, exclude)
+
+
+def found(gallery: LiveGallery, k: int = 50) -> set[str]:
+    """Ids that a search for anything finds."""
+    (hits,) = gallery.search(np.ones((1, RETRIEVAL_DIM)), k)
+    return {hit.item_id for hit in hits}
