@@ -59,7 +59,7 @@ def small_align(places: Places = SMALL) -> TrainConfig:
         model=model.small(),
         objective=ObjectiveConfig(queue_size=1000),
         streams=(StreamConfig(shards=places.align_shards, per_step=80, kinds=(Kind.CAPTION,), caption_first=0.8),),
-        steps=400,
+        steps=250,
         heads=HeadsConfig(num_steps=150),
         max_length=256,
         answer_only=True,
