@@ -6,7 +6,7 @@ checkpoint when the same command is run again; at the end there is a model bundl
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 from chatsearch.kinds import MODEL_BUNDLE
 from chatsearch.session import ray_session
@@ -18,19 +18,18 @@ from jobs.photographs import input_steps, located
 from jobs.recipes import train as recipes
 from jobs.step import run_steps
 
-REGISTERED_NAME = "chatsearch"
-
 
 def work(config: TrainConfig, tracker: Tracker) -> Made:
     """Make what ``data`` stands for, train, then enter the bundle into the model registry under its stage as alias."""
-    with ray_session():
+    with ray_session() if config.num_workers or config.data else nullcontext():
         if config.data:
             with ExitStack() as stack:
                 run_steps(input_steps(config), tracker.children, stack)
         from chatsearch.train.run import train
 
         bundle = train(config, tracker)
-    tracker.register_model(REGISTERED_NAME, bundle.uri, bundle.fingerprint, alias=config.stage)
+    if config.registered_name:
+        tracker.register_model(config.registered_name, bundle.uri, bundle.fingerprint, alias=config.stage)
     return Made(bundle.uri, bundle.manifest.counts)
 
 

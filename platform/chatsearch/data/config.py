@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import Field, PositiveInt
+import math
+from typing import Annotated
+
+from pydantic import Field, PositiveInt, model_validator
 
 from chatsearch.config import Config, runtime
 from chatsearch.corpora.config import CorpusConfig
+from chatsearch.errors import ConfigError
 from chatsearch.types import Kind
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class PrepareConfig(Config):
@@ -34,8 +40,24 @@ class StreamConfig(Config):
     per_step: int = Field(default=1, ge=1)
     kinds: tuple[Kind, ...] = ()
     """Only documents of these kinds; empty takes all."""
+    fractions: dict[Kind, Fraction] = {}
+    """Share of a kind's documents that is taken; kinds not named are taken whole. A larger share holds every smaller one."""
     caption_first: float = Field(default=0.5, ge=0.0, le=1.0)
     """Share of caption documents read as retrieval, caption before picture; the others are read as captioning [R]."""
+
+    @model_validator(mode="after")
+    def _check(self) -> StreamConfig:
+        strange = [kind for kind in self.fractions if self.kinds and kind not in self.kinds]
+        if strange:
+            raise ConfigError(
+                f"fractions names {strange[0]}, of which kinds={', '.join(self.kinds)} takes nothing. Leave it out of fractions, "
+                "or add it to kinds."
+            )
+        return self
+
+    def num_taken(self, kind: Kind, number: int) -> int:
+        """How many of ``number`` documents of a kind are taken: its share, rounded up."""
+        return math.ceil(round(self.fractions.get(kind, 1.0) * number, 6))
 
 
 class LoaderConfig(Config):

@@ -19,13 +19,26 @@ from chatsearch.data.coin import Coin
 from chatsearch.data.config import StreamConfig
 from chatsearch.data.example import Example, build_example
 from chatsearch.data.pack import Batch, pack
-from chatsearch.data.plan import Sample, StepPlan, rank_slice
+from chatsearch.data.plan import Sample, StepPlan, permutation, rank_slice
 from chatsearch.data.shards import DocumentShards
 from chatsearch.data.tokenizer import ChatTokenizer
 from chatsearch.errors import InputError, MissingInputError
 
 Preprocess = Callable[[Image.Image], Any]
 """From an RGB picture to an array of fixed shape, e.g. uint8 (3, H, W). Picklable."""
+
+
+def taken(shards: DocumentShards, stream: StreamConfig) -> NDArray[np.int64]:
+    """Indices of the documents that a stream takes, ascending.
+
+    Which ones of a kind are left out depends on their number alone, so that every run of any seed sees the same data.
+    """
+    chosen = shards.select(stream.kinds)
+    for kind in sorted(stream.fractions):
+        held = shards.select([kind])
+        left_out = permutation(0, 0, 0, len(held))[stream.num_taken(kind, len(held)) :]
+        chosen = np.setdiff1d(chosen, held[left_out], assume_unique=True)
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,7 @@ class StepBuilder:
             shards = DocumentShards.open(stream.shards)
             if self.split is not None:
                 shards.require_split(self.split)
-            sources.append((shards, shards.select(stream.kinds)))
+            sources.append((shards, taken(shards, stream)))
         return sources
 
     @cached_property

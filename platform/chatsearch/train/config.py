@@ -110,6 +110,8 @@ class TrainConfig(Config):
     log_every: PositiveInt = runtime(10)
     """Steps between two points of the tracked series."""
     plan: PlanConfig = runtime(PlanConfig())
+    registered_name: str = runtime("chatsearch")
+    """Model of the registry that the bundle is entered into as a version, with the stage as its alias; empty enters it nowhere."""
     output: str = runtime("")
     overwrite: bool = runtime(False)
 

@@ -113,6 +113,7 @@ def _looked_up(config: TrainConfig, stream: StreamConfig, tokenizer: ChatTokeniz
     try:
         shards = DocumentShards.open(stream.shards)
         held = {kind: num for name, num in shards.kinds.items() if (kind := Kind(name)) in (stream.kinds or Kind)}
+        held = {kind: stream.num_taken(kind, num) for kind, num in held.items()}
         means = {kind: _mean(config, stream, kind, shards, tokenizer) for kind in held}
     except ChatSearchError:
         return None

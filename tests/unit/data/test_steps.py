@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import pickle
 from collections.abc import Sequence
 
@@ -8,9 +9,10 @@ import pytest
 from chatsearch.corpora.images import decode_rgb
 from chatsearch.data.config import StreamConfig
 from chatsearch.data.pack import PADDING, Batch
-from chatsearch.data.steps import StepBuilder
+from chatsearch.data.steps import StepBuilder, taken
 from chatsearch.errors import ConfigError, InputError
 from chatsearch.types import Kind
+from pydantic import ValidationError
 
 
 @pytest.fixture
@@ -109,3 +111,31 @@ def test_a_stream_without_documents_of_its_kinds_is_refused(builder: StepBuilder
     stream = builder.streams[0].replace(kinds=(Kind.GALLERY,))
     with pytest.raises(ConfigError, match="Stream 0 holds 0 documents"):
         changed(builder, streams=(stream,)).build(0, 0, 1)
+
+
+def test_a_share_of_a_kind_is_nested_and_leaves_other_kinds_alone(builder: StepBuilder) -> None:
+    shards = builder.sources[0][0]
+
+    def indices(**fractions: float) -> set[int]:
+        return set(taken(shards, builder.streams[0].replace(kinds=(), fractions=fractions)).tolist())
+
+    edits = set(shards.select([Kind.EDIT]).tolist())
+    captions = set(shards.select([Kind.CAPTION]).tolist())
+    assert indices() == indices(caption=1.0, edit=1.0) == edits | captions
+    assert indices(edit=0.0) == captions
+    found = [indices(edit=fraction) for fraction in (0.0, 0.1, 0.2, 0.5, 1.0)]
+    assert [len(chosen & edits) for chosen in found] == [0, 2, 3, 7, 14]
+    assert all(less < more and more - less <= edits for less, more in itertools.pairwise(found))
+    assert indices(edit=0.5, caption=0.5) & captions == indices(caption=0.5) & captions
+    whole = changed(builder, seed=5).sources[0][1].tolist()
+    assert whole == builder.sources[0][1].tolist()
+
+
+def test_shares_that_mean_nothing_are_refused(builder: StepBuilder) -> None:
+    with pytest.raises(ConfigError, match="fractions names edit, of which kinds=caption takes nothing"):
+        StreamConfig(kinds=(Kind.CAPTION,), fractions={Kind.EDIT: 0.5})
+    with pytest.raises(ValidationError, match="less than or equal to 1"):
+        StreamConfig(fractions={Kind.EDIT: 1.5})
+    nothing = builder.streams[1].replace(fractions={Kind.EDIT: 0.0})
+    with pytest.raises(ConfigError, match="Stream 0 holds 0 documents"):
+        _ = changed(builder, streams=(nothing,)).plan
