@@ -45,6 +45,7 @@ help:  ## Show what can be made, and the variables
 	@echo "  SERVE=0            stop after the table instead of serving the chat page"
 	@echo "  OVERWRITE=1        make again what was made from other data or with another recipe"
 	@echo "  ONLY=NAME          tests, faults or benchmarks whose name contains NAME"
+	@echo "  FAULT_POINTS=N     points of each kind that faults tries (default all, noted in FAULT_OUT=runs/faults)"
 	@echo "  BENCH_OUT=FOLDER   where benchmarks write results.json and their table (default runs/bench)"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -72,13 +73,13 @@ integration: $(STAMP)  ## Tests with a real Ray, a real S3 server and real worke
 browser: $(STAMP)  ## Tests of the chat page in a real Chromium
 	$(BIN)/python -m pytest -q tests/browser $(only) $(PYTEST_ARGS)
 
-faults: $(STAMP)  ## Tests that kill and break things on purpose
+faults: $(STAMP)  ## Tests that kill and break things on purpose, at every point; an interrupted count is continued
 	$(BIN)/python -m pytest -q tests/faults $(only) $(PYTEST_ARGS)
 
 test: system-deps check  ## Everything CI runs
 	$(MAKE) integration
 	$(MAKE) browser
-	$(MAKE) faults
+	$(MAKE) faults FAULT_POINTS=3
 
 bench: $(STAMP)  ## Benchmarks; results in BENCH_OUT
 	$(BIN)/python -m tests.benchmarks --output $(BENCH_OUT) $(if $(ONLY),--only $(ONLY))

@@ -66,8 +66,8 @@ def test_checkpoints_are_kept_as_many_as_told(aligned) -> None:
     names = [name.split("/")[2] for name in artefact.folder.list("checkpoints") if name.endswith("/manifest.json")]
     assert [name[:13] for name in sorted(names)] == ["step-00000004", "step-00000006"]
     files = Folder(artefact.folder.path("checkpoints")).list()
-    assert sum("zero_pp_rank_" in name for name in files) == 4  # two workers, two checkpoints
-    assert sum(".safetensors" in name for name in files) == 4
+    assert sum("/rank-0000" in name for name in files) == 4  # two workers, two checkpoints
+    assert sum(".safetensors" in name for name in files) == 6
 
 
 def test_stage_two_under_zero_two_and_bf16_moves_on_from_stage_one(aligned, folder: Path) -> None:

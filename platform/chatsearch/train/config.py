@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -94,12 +94,14 @@ class TrainConfig(Config):
     accumulation: PositiveInt = 1
     """Micro-batches per worker and step; they share one queue update."""
     activation_checkpointing: bool = False
-    num_workers: int = Field(1, ge=0, le=4096)
-    """Data-parallel workers. 0 runs the loop in this process, without a cluster."""
+    num_workers: int = runtime(1, ge=0, le=4096)
+    """Data-parallel workers. 0 runs the loop in this process, without a cluster. A run that :attr:`is_elastic` may be
+    continued with another number."""
     use_gpu: bool = False
     seed: int = 0
     checkpoint_every: PositiveInt = runtime(500)
-    """In steps. The last step is always kept."""
+    """In steps. The last step is always kept. From the first on, each worker holds a copy of its share of fp32 weights and
+    moments in host memory (12 bytes a trained parameter, under ZeRO 1 and 2 divided by the workers)."""
     keep_checkpoints: PositiveInt = runtime(2)
     max_failures: int = runtime(3, ge=0)
     """Worker deaths from which the run recovers by itself. Reclaimed spot nodes do not count."""
@@ -124,6 +126,19 @@ class TrainConfig(Config):
     def world_size(self) -> int:
         """Processes that share a step."""
         return max(self.num_workers, 1)
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the number of workers changes nothing but the rounding of sums.
+
+        Samples, queue and loss are those of the global step. Two settings go by the worker instead: without a queue the
+        negatives are the local mini-batch's, and dropout is drawn from a generator a worker.
+        """
+        return self.objective.queue_size > 0 and self.model.perceiver.dropout == 0
+
+    def content(self) -> dict[str, Any]:
+        """The fields that decide the weights; among them the number of workers where the run is not elastic."""
+        return {**super().content(), **({} if self.is_elastic else {"world_size": self.world_size})}
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from pathlib import Path
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from chatsearch.train.config import TRAINED_PARTS, TrainConfig
-
-_TAG = "state"
+from chatsearch.train.state import MOMENTS, Piece
 
 
 @contextmanager
@@ -129,40 +127,44 @@ class Engine:
         norm = self._engine.get_global_grad_norm()
         return float(norm) if norm is not None else 0.0
 
-    def save(self, folder: str) -> None:
-        """Write this rank's part of the state. All ranks call it."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        self._engine.save_checkpoint(folder, tag=_TAG, save_latest=False)
-        for script in Path(folder).glob("*.py"):  # DeepSpeed adds tools of its own; a checkpoint holds data only
-            script.unlink()
+    def pieces(self) -> list[Piece]:
+        """The fp32 weights and moments that this rank keeps, in the engine's own memory; without ZeRO each rank has all.
 
-    def load(self, folder: str) -> None:
-        """Restore weights, optimiser and counters. All ranks call it, on files that have been verified."""
-        path, _ = self._engine.load_checkpoint(folder, tag=_TAG, load_lr_scheduler_states=False)
-        assert path is not None, f"DeepSpeed found no state below {folder}"
+        Whoever changes a weight calls :meth:`spread_weights` then.
+        """
+        return [piece for name, p in self._engine.module.named_parameters() if (piece := self._piece(name, p))]
 
-    def full_precision_weights(self, folder: str, prefix: str) -> dict[str, Tensor]:
-        """fp32 weights on the CPU, joined from the shards of all ranks; names without ``prefix``. For verified files only."""
+    def spread_weights(self) -> None:
+        """Bring changed fp32 weights into the weights that the module computes with, on every rank. All ranks call it."""
         if self._zero_stage:
-            from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+            self._engine.optimizer.update_lp_params()
 
-            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-                weights = get_fp32_state_dict_from_zero_checkpoint(folder, tag=_TAG)
-            weights = _completed(weights, self._engine.module)
-        else:
-            weights = self._engine.module.state_dict()
-        return {name.removeprefix(prefix): tensor.detach().float().cpu() for name, tensor in weights.items()}
+    def _piece(self, name: str, parameter: Any) -> Piece | None:
+        """This rank's part of a parameter; None where it is frozen or lies on other ranks."""
+        if not parameter.requires_grad:
+            return None
+        if not self._zero_stage:
+            flat, state = _optimiser_state(self._engine.optimizer, parameter)
+            return Piece(name, 0, parameter.numel(), flat, state)
+        # DeepSpeed's own note, made for its universal checkpoints, of where a parameter lies in the flat fp32 partition.
+        held = parameter._hp_mapping
+        if held is None:
+            return None
+        optimiser = self._engine.optimizer.optimizer
+        tensors, state = _optimiser_state(optimiser, optimiser.param_groups[held.param_group_index]["params"][0])
+        place = held.get_hp_fragment_address()
+        mine = {kind: tensor[place.start : place.start + place.numel] for kind, tensor in tensors.items()}
+        return Piece(name, held.lp_fragment_address.start, parameter.numel(), mine, state)
 
 
-def _completed(weights: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """With what DeepSpeed leaves out: frozen parameters under ZeRO 1, second names of a parameter in one module."""
-    names: dict[nn.Parameter, list[str]] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        names.setdefault(parameter, []).append(name)
-    for parameter, group in names.items():
-        held = next((weights[name] for name in group if name in weights), None)
-        if held is None and not parameter.requires_grad:
-            held = parameter.detach()
-        if held is not None:
-            weights |= dict.fromkeys(group, held)
-    return weights
+def _optimiser_state(
+    optimiser: torch.optim.Optimizer, weight: Tensor
+) -> tuple[dict[str, Tensor], MutableMapping[str, Any]]:
+    """A weight and its moments, flattened, and where its updates are counted; made where no update has been yet."""
+    state = optimiser.state[weight]
+    if not state:
+        state["step"] = torch.tensor(0.0) if isinstance(optimiser, torch.optim.AdamW) else 0
+        state |= {kind: torch.zeros_like(weight, requires_grad=False) for kind in MOMENTS}
+    tensors = {"weight": weight, **{kind: state[kind] for kind in MOMENTS}}
+    assert all(tensor.dtype == torch.float32 for tensor in tensors.values()), "masters and moments are fp32"
+    return {kind: tensor.detach().view(-1) for kind, tensor in tensors.items()}, state

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import os
 import platform
-import secrets
 import time
 import warnings
 from collections.abc import Callable, Generator
@@ -34,6 +32,7 @@ from chatsearch.train.progress import StepReport
 from chatsearch.train.start import Start, load_start
 from chatsearch.train.trainer import Trainer
 from chatsearch.train.worker import WorkerJob
+from chatsearch.train.writer import CheckpointWriter, find_checkpoint
 
 _SHOWN_INTERVAL_S = 0.5
 
@@ -57,7 +56,7 @@ def run_worker(job: WorkerJob) -> dict[str, Any]:
     # ---- what the run starts from ---------------------------------------------------------------------------
     start = load_start(config)
     root = Folder(job.checkpoints)
-    saved, token = _agree(lambda: _look_for_checkpoint(root, job.run, world_size))
+    saved, token = find_checkpoint(root, job.run)
     if saved is None and not start.is_trained and config.heads.num_steps and rank == 0:
         job.sink.say(f"retrieval heads in closed form from the documents of {config.heads.num_steps} steps")
     builder, trainer = assemble(config, start, fresh=saved is None)
@@ -70,15 +69,20 @@ def run_worker(job: WorkerJob) -> dict[str, Any]:
 
     # ---- the steps -------------------------------------------------------------------------------------------
     reporter = _Reporter(job, rank)
-    with closing(_batches(builder, config, rank, world_size, first)) as steps:
+    writer = CheckpointWriter(root, run=job.run, token=token)
+    with writer, closing(_batches(builder, config, rank, world_size, first)) as steps:
         for step, batches in steps:
             metrics = trainer.step(step, batches)
             reporter.after(step + 1, metrics)
+            writer.raise_failed()
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-                saved = _save(trainer, job, root.child(checkpoint.checkpoint_name(step + 1, token)), step + 1, metrics)
-                _report(saved, config)
+                _report(writer.wait(), config)  # the one before
+                writer.start(step + 1, metrics, trainer.snapshot())
+        last = writer.wait()
+        _report(last, config)
 
     # ---- the bundle --------------------------------------------------------------------------------------------
+    saved = last or saved
     assert saved is not None
     if rank != 0:
         return {}
@@ -138,20 +142,6 @@ def _check_memory(config: TrainConfig) -> None:
         check_memory(config, host_memory(), where=f"host {platform.node()}", num_sharing=num_sharing)
 
 
-def _agree(decide: Callable[[], Any]) -> Any:
-    """What rank 0 decides, on every rank."""
-    box = [decide() if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
-
-
-def _look_for_checkpoint(root: Folder, run: str, world_size: int) -> tuple[SavedCheckpoint | None, str]:
-    """The checkpoint to go on from, and a token that names the checkpoints of this attempt."""
-    checkpoint.sweep(root)
-    saved = checkpoint.newest(root, run=run, world_size=world_size)
-    return saved, secrets.token_hex(2)
-
-
 def _step_builder(config: TrainConfig, start: Start) -> StepBuilder:
     return StepBuilder(
         streams=config.streams,
@@ -194,26 +184,6 @@ def _batches(
     yield from rank_batches(builder, rank, world_size, start=first, stop=config.steps, loader=config.loader)
 
 
-def _save(
-    trainer: Trainer, job: WorkerJob, target: Folder, num_steps: int, metrics: dict[str, float]
-) -> SavedCheckpoint:
-    """Every rank writes its files, then rank 0 the manifest; all leave together."""
-    files = trainer.save(target)
-
-    def commit() -> checkpoint.CheckpointManifest:
-        return checkpoint.commit(
-            target,
-            files,
-            run=job.run,
-            step=num_steps,
-            world_size=dist.get_world_size(),
-            metrics=metrics,
-            versions={name: importlib.metadata.version(name) for name in ("chatsearch", "torch", "deepspeed", "ray")},
-        )
-
-    return SavedCheckpoint(target, _agree(commit))
-
-
 def _adopt(saved: SavedCheckpoint, config: TrainConfig) -> None:
     """Report a checkpoint that was whole when the last attempt died, but not reported yet: Ray deletes only what it knows."""
     if config.num_workers == 0:
@@ -225,10 +195,13 @@ def _adopt(saved: SavedCheckpoint, config: TrainConfig) -> None:
         _report(saved, config)
 
 
-def _report(saved: SavedCheckpoint, config: TrainConfig) -> None:
+def _report(saved: SavedCheckpoint | None, config: TrainConfig) -> None:
     """Let go of checkpoints that are too many; Ray Train does it when every rank reports, which is a barrier."""
+    if saved is None:
+        return
     if config.num_workers == 0:
-        checkpoint.prune(Folder(saved.folder.uri.rpartition("/")[0]), config.keep_checkpoints)
+        if dist.get_rank() == 0:
+            checkpoint.prune(Folder(saved.folder.uri.rpartition("/")[0]), config.keep_checkpoints)
         return
     import ray.train
 

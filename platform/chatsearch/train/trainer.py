@@ -1,35 +1,32 @@
-"""The state of one training worker and what is done to it: one step, save, restore.
+"""The state of one training worker and what is done to it: one step, snapshot, restore.
 
 Shapes: I images of a micro-batch, D numbers of f_CLS, W ranks.
 """
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from chatsearch.data.pack import PADDING, Batch
-from chatsearch.errors import NonFiniteLossError, TrainingError
-from chatsearch.manifest import FileEntry
+from chatsearch.errors import CorruptArtefactError, FingerprintMismatchError, NonFiniteLossError, TrainingError
 from chatsearch.model.objective import IGNORE, combine
 from chatsearch.model.queue import Candidates, FeatureQueue, content_id
 from chatsearch.model.searcher import ChatSearcher
 from chatsearch.schedule import learning_rate
-from chatsearch.storage import Folder
 from chatsearch.train import checkpoint
+from chatsearch.train.checkpoint import CheckpointManifest, SavedCheckpoint
 from chatsearch.train.config import TrainConfig
 from chatsearch.train.deepspeed_engine import Engine, parameter_groups
 from chatsearch.train.exchange import gather_images, gather_numbers
 from chatsearch.train.features import FrozenFeatures
+from chatsearch.train.state import TensorFile, joined_weights, read_tensors, restore, snapshot
 from chatsearch.train.step import MicroBatch, StepModule, Targets
 
 FeaturesFor = Callable[[torch.device], FrozenFeatures]
@@ -61,6 +58,7 @@ class Trainer:
         self.config = config
         self.searcher = searcher
         self._name_samples = name_samples
+        self._copies: dict[str, TensorFile] = {}
         self._engine = Engine(
             StepModule(searcher, config.objective, mixed=config.precision == "mixed"),
             parameter_groups(searcher, config),
@@ -179,45 +177,78 @@ class Trainer:
 
     # ---- checkpoints ----------------------------------------------------------------------------------------
 
-    def save(self, target: Folder) -> dict[str, FileEntry]:
-        """Write this rank's part of a checkpoint; returns the files of all ranks. All ranks call it."""
-        scratch = tempfile.mkdtemp(prefix="chatsearch-checkpoint-")
-        try:
-            self._engine.save(str(Path(scratch, checkpoint.STATE_FOLDER)))
-            save_file(self._rank_state(), Path(scratch, checkpoint.rank_file(dist.get_rank())))
-            mine = checkpoint.upload(scratch, target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        every: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(every, mine)
-        return {name: entry for entries in every for name, entry in entries.items()}
+    def snapshot(self) -> list[TensorFile]:
+        """Copies of what this rank writes into a checkpoint. They stay as they are while steps go on, up to the next call."""
+        rank, world_size = dist.get_rank(), dist.get_world_size()
+        pieces = self._engine.pieces()
+        if not self.config.zero_stage:
+            pieces = pieces[rank::world_size]  # every rank holds all: each writes a share
+        own, common = checkpoint.rank_file(rank), checkpoint.COMMON_FILE
+        files = {own: snapshot(own, pieces, self._random_states(), self._copies.get(own))}
+        if rank == 0:
+            files[common] = snapshot(common, [], self.queue.state_dict(), self._copies.get(common))
+        self._copies = files
+        return list(files.values())
 
-    def restore(self, saved: checkpoint.SavedCheckpoint) -> None:
-        """Go back to a verified checkpoint. All ranks call it."""
+    def restore(self, saved: SavedCheckpoint) -> None:
+        """Go back to a checkpoint that was found whole, written by any number of ranks. All ranks call it.
+
+        Raises:
+            CorruptArtefactError: part of the state is not in it, named.
+            FingerprintMismatchError: it was made with another schedule of learning rates.
+        """
+        self._check_schedule(saved.manifest)
+        rank = dist.get_rank()
+        own = checkpoint.rank_file(rank)
+        as_written = saved.manifest.world_size == dist.get_world_size()
+        ranks = [own] if as_written and self.config.zero_stage else saved.rank_files()
         with tempfile.TemporaryDirectory(prefix="chatsearch-checkpoint-") as scratch:
-            folder = saved.fetch(scratch)
-            self._engine.load(str(folder / checkpoint.STATE_FOLDER))
-            state = load_file(folder / checkpoint.rank_file(dist.get_rank()))
-        self.queue.load_state_dict({name[6:]: value for name, value in state.items() if name.startswith("queue.")})
-        torch.set_rng_state(state["random_cpu"])
-        if "random_cuda" in state:
-            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+            folder = saved.fetch([*ranks, checkpoint.COMMON_FILE], scratch)
+            restore(self._engine.pieces(), [folder / name for name in ranks])
+            self.queue.load_state_dict(read_tensors(folder / checkpoint.COMMON_FILE, self.queue.state_dict()))
+            # Nothing draws at random where the number of ranks may change (TrainConfig.is_elastic).
+            random = read_tensors(folder / own, self._random_states()) if as_written else {}
+        self._engine.spread_weights()
+        if as_written:
+            torch.set_rng_state(random["random_cpu"])
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(random["random_cuda"], self.device)
 
-    def _rank_state(self) -> dict[str, Tensor]:
-        """Queue and random states. Only torch draws here: what the data draws is a function of seed, document and epoch."""
-        state = {f"queue.{name}": value.cpu() for name, value in self.queue.state_dict().items()}
-        state["random_cpu"] = torch.get_rng_state()
+    def _check_schedule(self, manifest: CheckpointManifest) -> None:
+        """The rate is a function of the step. Where the last one differs, so would all that follow."""
+        expected = self._learning_rate(manifest.step - 1)
+        made_with = manifest.metrics.get("learning_rate")
+        if made_with != expected:
+            raise FingerprintMismatchError(
+                f"The checkpoint of step {manifest.step} was made with learning rate {made_with}, this version's schedule gives "
+                f"{expected}. Go on with the version that wrote it ({manifest.versions}), or start anew with --set overwrite=true."
+            )
+
+    def _random_states(self) -> dict[str, Tensor]:
+        """Only torch draws here: what the data draws is a function of seed, document and epoch."""
+        states = {"random_cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
-            state["random_cuda"] = torch.cuda.get_rng_state(self.device)
-        return state
+            states["random_cuda"] = torch.cuda.get_rng_state(self.device)
+        return states
 
-    def export(self, saved: checkpoint.SavedCheckpoint) -> ChatSearcher:
-        """The searcher in fp32 on the CPU, from the masters of a verified checkpoint. One rank calls it."""
+    def export(self, saved: SavedCheckpoint) -> ChatSearcher:
+        """The searcher in fp32 on the CPU, from the masters of a whole checkpoint. One rank calls it.
+
+        Raises:
+            CorruptArtefactError: a trained weight is not in it.
+        """
         with tempfile.TemporaryDirectory(prefix="chatsearch-export-") as scratch:
-            folder = saved.fetch(scratch) / checkpoint.STATE_FOLDER
-            weights = self._engine.full_precision_weights(str(folder), prefix="searcher.")
+            folder = saved.fetch(saved.rank_files(), scratch)
+            masters = joined_weights(folder / name for name in saved.rank_files())
         searcher = ChatSearcher(self.config.model)
-        searcher.load_state_dict(weights, strict=True)
+        searcher.load_state_dict({k: v.float().cpu() for k, v in self.searcher.state_dict().items()}, strict=True)
+        for name, parameter in searcher.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            held = masters.get(f"searcher.{name}")
+            if held is None or len(held) != parameter.numel():
+                raise CorruptArtefactError(f"{saved.folder} has no weight {name} of this model. Delete it.")
+            parameter.data.copy_(held.view_as(parameter))
         return searcher.eval()
 
 

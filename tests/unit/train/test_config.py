@@ -8,6 +8,7 @@ from chatsearch.config import apply_overrides
 from chatsearch.data.config import StreamConfig
 from chatsearch.errors import ConfigError
 from chatsearch.manifest import fingerprint
+from chatsearch.model.config import ObjectiveConfig, PerceiverConfig, SearcherConfig
 from chatsearch.train.config import OptimiserConfig, TrainConfig
 
 
@@ -15,8 +16,25 @@ def test_settings_that_change_no_weight_stay_out_of_the_fingerprint() -> None:
     base = TrainConfig(steps=10)
     moved = base.replace(output="x", weights="y", checkpoint_every=3, keep_checkpoints=1, log_every=1, max_failures=0)
     assert fingerprint("model-bundle", base, {}) == fingerprint("model-bundle", moved, {})
-    for changes in ({"steps": 11}, {"num_workers": 2}, {"zero_stage": 2}, {"seed": 1}, {"answer_only": True}):
+    for changes in ({"steps": 11}, {"zero_stage": 2}, {"seed": 1}, {"answer_only": True}):
         assert fingerprint("model-bundle", base.replace(**changes), {}) != fingerprint("model-bundle", base, {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_elastic"),
+    [
+        ({}, True),
+        ({"zero_stage": 0, "precision": "mixed", "accumulation": 2}, True),
+        ({"objective": ObjectiveConfig(queue_size=0)}, False),
+        ({"model": SearcherConfig(perceiver=PerceiverConfig(dropout=0.1))}, False),
+    ],
+)
+def test_the_number_of_workers_counts_only_where_it_changes_more_than_rounding(changes: dict, is_elastic: bool) -> None:
+    base = TrainConfig(**changes)
+    assert base.is_elastic is is_elastic
+    alone, one, two = (fingerprint("model-bundle", base.replace(num_workers=n), {}) for n in (0, 1, 2))
+    assert alone == one
+    assert (one == two) is is_elastic
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,162 @@
+"""What the ranks do together about checkpoints: find the one to go on from, and write the next while steps go on.
+
+A step waits for copies of the state only; a thread of every rank writes and hashes them, the ranks exchange their
+checksums in a process group of their own, and rank 0 writes the manifest. One checkpoint is under way at a time.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import secrets
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from chatsearch.errors import ChatSearchError, CorruptArtefactError, StorageError
+from chatsearch.manifest import FileEntry, file_entry
+from chatsearch.storage import Folder
+from chatsearch.train import checkpoint
+from chatsearch.train.checkpoint import CheckpointManifest, SavedCheckpoint
+from chatsearch.train.state import TensorFile
+
+_PATIENCE_S = 60.0
+"""How long a run that ends with an error waits for the checkpoint under way: the other ranks may be gone."""
+_PACKAGES = ("chatsearch", "torch", "deepspeed", "ray")
+
+
+def write_file(target: Folder, file: TensorFile) -> FileEntry:
+    """Write one file into a checkpoint, whole or not at all; returns its checksum."""
+    with target.writing(file.name) as local:
+        save_file(dict(file.tensors), local, dict(file.metadata))
+        Path(local).chmod(0o644)  # the library writes files that only their owner may read
+        path = Path(local)
+        return file_entry(Folder(str(path.parent)), path.name)
+
+
+def find_checkpoint(root: Folder, run: str) -> tuple[SavedCheckpoint | None, str]:
+    """The newest whole checkpoint below ``root``, and a token that names those of this attempt. All ranks call it.
+
+    Half-written ones are deleted. The ranks share the work of checking files and agree on what they find.
+
+    Raises:
+        ArtefactError: there are finished checkpoints, but none of them holds, or one belongs to another run.
+    """
+
+    def look() -> tuple[list[SavedCheckpoint | CorruptArtefactError], str]:
+        checkpoint.sweep(root)
+        return checkpoint.committed(root, run=run), secrets.token_hex(2)
+
+    def damage(saved: SavedCheckpoint) -> CorruptArtefactError | None:
+        found: list[CorruptArtefactError | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, saved.damage(dist.get_rank(), dist.get_world_size()))
+        return next((error for error in found if error is not None), None)
+
+    box = [_or_error(look) if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(box, src=0)
+    held, token = _raised(box)[0]
+    return checkpoint.first_whole(held, damage), token
+
+
+class CheckpointWriter:
+    """Checkpoints of one run, from all ranks together: every rank builds one and makes the same calls.
+
+    A context manager: on leaving, a checkpoint under way is given time to become whole.
+    """
+
+    def __init__(self, root: Folder, *, run: str, token: str) -> None:
+        self._root, self._run, self._token = root, run, token
+        # Its own group: a thread's messages must not come between those of a step.
+        self._group = dist.new_group(backend="gloo")
+        self._versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+        self._thread: threading.Thread | None = None
+        self._saved: SavedCheckpoint | None = None
+        self._error: BaseException | None = None
+
+    def start(self, step: int, metrics: Mapping[str, float], files: Sequence[TensorFile]) -> None:
+        """Begin to write the checkpoint of ``step`` updates from this rank's files; returns at once.
+
+        Call :meth:`wait` before: there is one at a time.
+        """
+        assert self._thread is None, "a checkpoint is under way"
+        self._thread = threading.Thread(
+            target=self._run_thread, args=(step, dict(metrics), files), name=f"checkpoint-{step}", daemon=True
+        )
+        self._thread.start()
+
+    def wait(self) -> SavedCheckpoint | None:
+        """Wait until the checkpoint under way is whole; returns it, or None where there is none.
+
+        Raises:
+            ChatSearchError: a rank could not write its files; the error is the same on every rank.
+        """
+        if self._thread is None:
+            return None
+        self._thread.join()
+        self._thread = None
+        self.raise_failed()
+        return self._saved
+
+    def raise_failed(self) -> None:
+        """Raise what :meth:`wait` would, if that is known already: no step should be made in vain."""
+        if self._error is not None:
+            raise self._error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread is not None:
+            self._thread.join(_PATIENCE_S)
+
+    def _run_thread(self, step: int, metrics: dict[str, float], files: Sequence[TensorFile]) -> None:
+        try:
+            self._saved = self._write(step, metrics, files)
+        except BaseException as error:  # raised where the main thread waits
+            self._error = error
+
+    def _write(self, step: int, metrics: dict[str, float], files: Sequence[TensorFile]) -> SavedCheckpoint:
+        target = self._root.child(checkpoint.checkpoint_name(step, self._token))
+        written: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(
+            written, _or_error(lambda: {file.name: write_file(target, file) for file in files}), self._group
+        )
+        entries = {name: entry for part in _raised(written) for name, entry in part.items()}
+
+        def commit() -> CheckpointManifest:
+            return checkpoint.commit(
+                target,
+                entries,
+                run=self._run,
+                step=step,
+                world_size=dist.get_world_size(),
+                metrics=metrics,
+                versions=self._versions,
+            )
+
+        box = [_or_error(commit) if dist.get_rank() == 0 else None]
+        dist.broadcast_object_list(box, src=0, group=self._group)
+        return SavedCheckpoint(target, _raised(box)[0])
+
+
+def _or_error(make: Any) -> Any:
+    """What a call returns or, so that the other ranks hear of it, the error that it raises."""
+    try:
+        return make()
+    except ChatSearchError as error:
+        return error
+    except Exception as error:
+        return StorageError(
+            f"The checkpoints cannot be read or written: {type(error).__name__}: {' '.join(str(error).split())[:300]}. Check the store and the "
+            "disk, then run the same command again."
+        )
+
+
+def _raised(outcomes: list[Any]) -> list[Any]:
+    for outcome in outcomes:
+        if isinstance(outcome, ChatSearchError):
+            raise outcome
+    return outcomes
