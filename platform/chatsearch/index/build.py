@@ -8,6 +8,7 @@ Shape suffixes: N pictures, M items, D width of f_CLS, d retrieval dimension.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,10 +19,12 @@ from safetensors.numpy import load_file
 
 from chatsearch.errors import ConfigError, CorruptArtefactError, FingerprintMismatchError, GalleryError
 from chatsearch.index.config import IndexConfig
-from chatsearch.index.features import FeatureStore
+from chatsearch.index.features import ITEMS, FeatureStore
 from chatsearch.index.items import check_item_ids, write_items
+from chatsearch.index.plan.forecast import BuildFigures, forecast_beside_actual, forecast_build, rates_at
 from chatsearch.index.shard import index_name, items_name, shard_of
 from chatsearch.index.vectors import Float32, unit_rows
+from chatsearch.index.watch import PeakMemory
 from chatsearch.kinds import GALLERY_INDEX, MODEL_BUNDLE
 from chatsearch.manifest import Artefact, begin_output, file_entry, hash_ids, open_artefact
 from chatsearch.model.layout import M_Q, PROJECTION
@@ -112,6 +115,8 @@ def build_index(config: IndexConfig, on_shard: Callable[[int, int], None] | None
     for name in ("features", "model", "output"):
         if not getattr(config, name):
             raise ConfigError(f"{name} is not set; say where with --set {name}=URI.")
+    rates = rates_at(config.rates)
+    began = time.perf_counter()
     store = FeatureStore.open(config.features)
     projection = Projection.open(config.model)
     projection.check(store)
@@ -124,8 +129,16 @@ def build_index(config: IndexConfig, on_shard: Callable[[int, int], None] | None
     )
     if output.finished:
         return output.finished
+    memory = PeakMemory()
     items = store.items()
     shards = split_items(items, config.num_shards, where=store.uri)
+    forecast = forecast_build(
+        items_per_shard=[len(members) for members in shards],
+        feature_dimension=store.dimension,
+        dimension=len(projection.weight_dD),
+        item_table_bytes=store.artefact.manifest.files[ITEMS].num_bytes,
+        rates=rates,
+    )
     vectors_Nd = projection.apply(store.matrix_ND)
     _check_finite(vectors_Nd, store)
     names: list[str] = []
@@ -135,9 +148,12 @@ def build_index(config: IndexConfig, on_shard: Callable[[int, int], None] | None
         names += [index_name(shard), items_name(shard)]
         if on_shard:
             on_shard(shard + 1, config.num_shards)
+    files = {name: file_entry(output.folder, name) for name in names}
+    num_bytes = sum(entry.num_bytes for entry in files.values())
+    actual = BuildFigures(num_bytes, time.perf_counter() - began, memory.peak_bytes())
     return output.commit(
         counts={"items": len(items), "shards": config.num_shards, "pictures": len({i.content_hash for i in items})},
-        files={name: file_entry(output.folder, name) for name in names},
+        files=files,
         id_hash=hash_ids(item.item_id for item in items),
         facts={
             "kind": config.kind,
@@ -151,6 +167,7 @@ def build_index(config: IndexConfig, on_shard: Callable[[int, int], None] | None
             "encoder_fingerprint": store.encoder_fingerprint,
             "preprocessing_id": store.preprocessing_id,
             "items_per_shard": [len(members) for members in shards],
+            "build": forecast_beside_actual(forecast, actual, rates),
         },
     )
 

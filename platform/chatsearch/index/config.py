@@ -57,4 +57,6 @@ class IndexConfig(Config):
     """``flat``: exact inner product over all rows."""
     num_shards: int = Field(1, ge=1, le=1024)
     """Items are spread over the shards by their faiss id."""
+    rates: str = runtime("")
+    """Rates that ``chatsearch plan --probe`` kept, for the forecast that the manifest holds beside what the build took."""
     overwrite: bool = runtime(False)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatsearch.errors import FingerprintMismatchError, GalleryError, InputError, LimitExceededError
+from chatsearch.index.build import Projection
 from chatsearch.index.live.state import Lineage
 from chatsearch.index.vectors import Float32
 from chatsearch.types import GalleryItem
@@ -76,6 +77,20 @@ def make_batch(
         return Batch((), np.empty((0, lineage.feature_dimension), np.float32), deleted)
     _check_lineage(features, lineage)
     return Batch(tuple(items), _check_rows(features.cls_ND, items, lineage.feature_dimension), deleted)
+
+
+def check_directions(batch: Batch, projection: Projection) -> None:
+    """Check that every item can be found by a query. One that cannot would stop every later compaction.
+
+    Raises:
+        InputError: naming the first item whose projected features have no direction.
+    """
+    lost_N = ~np.isfinite(projection.apply(batch.cls_ND)).all(axis=1)
+    if lost_N.any():
+        raise InputError(
+            f"Features of item {batch.items[int(np.flatnonzero(lost_N)[0])].item_id!r} have no direction after projection with "
+            f"{projection.uri}: they are zero, or M_Q maps them to zero. Embed its picture again."
+        )
 
 
 def _check_lineage(features: Features, lineage: Lineage) -> None:

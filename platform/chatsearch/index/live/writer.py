@@ -19,13 +19,15 @@ from chatsearch.errors import (
     StorageError,
     WriterConflictError,
 )
-from chatsearch.index.live.batch import Batch, Features, make_batch
+from chatsearch.index.build import Projection
+from chatsearch.index.live.batch import Batch, Features, check_directions, make_batch
 from chatsearch.index.live.catalogue import Catalogue
 from chatsearch.index.live.compact import Compacted, Compaction, build_base, live_catalogue
 from chatsearch.index.live.entry import Entry, Header, Kind
 from chatsearch.index.live.garbage import DEFAULT_GRACE_S, Collected, collect_garbage
 from chatsearch.index.live.lease import Lease
 from chatsearch.index.live.log import Log
+from chatsearch.index.live.model_lock import ModelLock
 from chatsearch.index.live.pinned import open_pinned
 from chatsearch.index.live.state import State, Version
 from chatsearch.kinds import GALLERY_INDEX
@@ -50,6 +52,7 @@ class GalleryWriter:
         self._lock = threading.RLock()
         self._unclear = False
         self._closed = threading.Event()
+        self._opened_projection: Projection | None = None
         self._enter()
         threading.Thread(target=self._keep_lease, name="gallery-lease", daemon=True).start()
 
@@ -155,6 +158,8 @@ class GalleryWriter:
             self._ready()
             batch = make_batch(items, features, deleted, self._version.lineage)
             self._catalogue.check_faiss_ids(batch)
+            if batch.items:
+                check_directions(batch, self._projection())
             return self._commit("batch", batch=batch).number
 
     def snapshot(self, name: str) -> int:
@@ -272,6 +277,12 @@ class GalleryWriter:
                 previous=self._state_number,
             )
             return self._commit("state", state=state).number
+
+    def _projection(self) -> Projection:
+        lineage = self._version.lineage
+        if self._opened_projection is None or self._opened_projection.mq_fingerprint != lineage.mq_fingerprint:
+            self._opened_projection = ModelLock(self.log.folder.uri, None, None).open(lineage)
+        return self._opened_projection
 
     def _named(self, name: str) -> Version:
         found = self._state.snapshots.get(name)

@@ -9,29 +9,31 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A positive number known up to a factor: it lies between ``value / factor`` and ``value * factor``."""
+    """A number that lies between ``low`` and ``high``; ``high`` may be infinite."""
 
     value: float
-    factor: float
+    low: float
+    high: float
     source: str
     """``exact: ...``, ``measured: ...`` or ``assumed: ...``."""
 
     def __post_init__(self) -> None:
-        assert self.factor >= 1.0, "a band is not narrower than nothing"
+        assert self.low <= self.value <= self.high, "a value lies in its band"
+
+    @classmethod
+    def about(cls, value: float, factor: float, source: str) -> Figure:
+        """A number known up to a factor: between ``value / factor`` and ``value * factor``."""
+        return cls(value, value / factor, value * factor, source)
 
     @property
-    def low(self) -> float:
-        """Lower end of the band."""
-        return self.value / self.factor
-
-    @property
-    def high(self) -> float:
-        """Upper end of the band."""
-        return self.value * self.factor
+    def factor(self) -> float:
+        """How far off a positive value may be, as a factor."""
+        return max(self.high / self.value, self.value / self.low)
 
     def as_json(self) -> dict[str, Any]:
-        """Value, band and source."""
-        return {"value": self.value, "low": self.low, "high": self.high, "source": self.source}
+        """Value, band and source; an infinite end is null."""
+        high = None if math.isinf(self.high) else self.high
+        return {"value": self.value, "low": self.low, "high": high, "source": self.source}
 
 
 def joint_factor(*figures: Figure) -> float:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from chatsearch.config import Config
-
-
-def _whole(value: object) -> object:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class PlanRequest(Config):
     """A gallery and the budgets of its search. Sizes in bytes, unless a name says otherwise."""
 
-    images: Annotated[int, BeforeValidator(_whole)] = Field(ge=1, le=10**12)
+    images: int = Field(ge=1, le=10**12)
     qps: float = Field(gt=0, le=1e7, allow_inf_nan=False)
     """Searches a second, at the peak."""
     p95_ms: float = Field(gt=0, allow_inf_nan=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from chatsearch.index.build import build_index
+from chatsearch.index.config import IndexConfig
 from chatsearch.index.exact import ExactIndex
 from chatsearch.index.live.batch import Features
 from chatsearch.index.live.create import create_gallery
@@ -12,7 +14,7 @@ from chatsearch.index.live.reader import LiveGallery
 from chatsearch.storage import join
 from chatsearch.types import GalleryItem, Hit
 
-from tests.unit.index.synthetic import FEATURE_DIM, RETRIEVAL_DIM, make_gallery, picture_hash, write_bundle
+from tests.unit.index.synthetic import FEATURE_DIM, RETRIEVAL_DIM, picture_hash, write_bundle, write_store
 
 NUM_DISTINCT = 7
 """Pictures whose numbers agree modulo this have equal features: scores tie often."""
@@ -50,11 +52,13 @@ def empty_gallery(base: str, num_shards: int = 1) -> str:
 
 
 def gallery_over_index(base: str, num_items: int, num_shards: int = 2) -> tuple[str, dict[str, int]]:
-    """A gallery over a built index, and what it holds: picture number by item id, features drawn anew."""
-    made = make_gallery(base, num_items)
-    uri = join(base, "gallery")
-    create_gallery(uri, index=made.index(num_shards).uri)
-    return uri, {entry.item_id: number for number, entry in enumerate(made.items)}
+    """A gallery over a built index, and what it holds: picture number by item id."""
+    uri, store, index = join(base, "gallery"), join(base, "features"), join(base, "index")
+    write_store(store, rows(range(num_items)), [item(f"item-{n:04d}", n) for n in range(num_items)])
+    model = write_model(join(base, "model"))
+    build_index(IndexConfig(features=store, model=model, output=index, num_shards=num_shards))
+    create_gallery(uri, index=index)
+    return uri, {f"item-{n:04d}": n for n in range(num_items)}
 
 
 def expected(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 
@@ -155,6 +156,9 @@ class GalleryMachine(RuleBasedStateMachine):
 
 
 GalleryMachine.TestCase.settings = settings(
-    max_examples=10, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=int(os.environ.get("GALLERY_HISTORIES", "30")),
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
 )
 TestRandomHistories = GalleryMachine.TestCase
