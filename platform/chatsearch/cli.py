@@ -1,4 +1,4 @@
-"""The ``chatsearch`` command: send jobs to a cluster and follow them.
+"""The ``chatsearch`` command: send jobs to a cluster and follow them; plan a gallery.
 
 The jobs themselves run as ``python -m jobs.NAME`` from the repository root; this command needs that root
 too, because it travels to the cluster as the job's working directory.
@@ -17,6 +17,7 @@ from types import ModuleType
 from chatsearch import __version__
 from chatsearch.config import digest
 from chatsearch.errors import ChatSearchError, ConfigError, InputError, UnknownNameError
+from chatsearch.index.plan import command as plan_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     send.add_argument("--fresh", action="store_true", help="a new run even if the same configuration ran before")
     send.set_defaults(run=_submit)
+    plan = commands.add_parser("plan", help="what a gallery is going to take: bytes, machines, hours and cost")
+    plan_command.add_arguments(plan)
+    plan.set_defaults(run=plan_command.run)
     commands.add_parser("jobs", help="list the jobs").set_defaults(run=_jobs)
     commands.add_parser("version", help="print the version").set_defaults(run=_version)
     return parser

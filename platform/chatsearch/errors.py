@@ -4,6 +4,7 @@
     |-- ConfigError                 a value or key the user set is wrong
     |   |-- UnknownNameError        no such key, recipe or job; offers the nearest
     |   |-- MemoryBudgetError       a run that cannot fit into the memory it is given
+    |   |-- PlanBudgetError         a gallery that no index can serve within what is asked
     |-- InputError                  the user's data or request is wrong
     |   |-- MissingInputError       a folder, file or picture is not there
     |   |-- BadImageError           not a picture we accept
@@ -62,6 +63,10 @@ class UnknownNameError(ConfigError):
 
 class MemoryBudgetError(ConfigError):
     """A run whose weights, gradients and optimiser alone are larger than the memory it is given."""
+
+
+class PlanBudgetError(ConfigError):
+    """No index and no machines keep all budgets of a plan."""
 
 
 class InputError(ChatSearchError):
