@@ -17,6 +17,9 @@ from chatsearch.errors import ConfigError
 NUM_CONTROL_TOKENS = 2
 """``[IMG]`` and ``[/IMG]``, with the ids V and V + 1 after a text vocabulary of V."""
 
+Attention = Literal["auto", "sdpa", "flex", "varlen"]
+"""How attention within packed documents is computed; see :mod:`chatsearch.model.attention`."""
+
 
 class SceneCnnConfig(Config):
     """A small convolutional network for the synthetic scenes, trained once on their ground truth."""

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, LlamaModel
 
 from chatsearch.errors import CorruptArtefactError
-from chatsearch.model.config import NUM_CONTROL_TOKENS, LanguageConfig
+from chatsearch.model import attention
+from chatsearch.model.config import NUM_CONTROL_TOKENS, Attention, LanguageConfig
 
 HEAD = "lm_head.weight"
 DECODER = "model."
@@ -39,7 +40,7 @@ def llama_config(config: LanguageConfig) -> LlamaConfig:
         bos_token_id=None,
         eos_token_id=None,
     )
-    llama._attn_implementation = "sdpa"
+    llama._attn_implementation = attention.register()
     return llama
 
 
@@ -49,6 +50,7 @@ class LanguageModel(nn.Module):
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
         self.config = config
+        self.attention: Attention = "auto"
         self.decoder = LlamaModel(llama_config(config))
         self.control_2H = self._rows(NUM_CONTROL_TOKENS)
         tied = config.tie_embeddings
@@ -126,9 +128,16 @@ class LanguageModel(nn.Module):
 
         Positions that restart mark where a packed document begins: documents do not see each other. That
         holds only without a mask and without a cache, which is why neither is an argument here.
+
+        Raises:
+            ConfigError: the attention asked for does not run on this device in this precision.
         """
+        kernel = attention.choose(self.attention, embeddings_RLH.device, attention.pass_dtype(embeddings_RLH))
         return self.decoder(
-            inputs_embeds=embeddings_RLH, position_ids=position_ids_RL, attention_mask=None, use_cache=False
+            inputs_embeds=embeddings_RLH,
+            position_ids=position_ids_RL,
+            use_cache=False,
+            **attention.document_inputs(kernel, position_ids_RL),
         ).last_hidden_state
 
     def step(self, embeddings_RLH: Tensor, cache: DynamicCache) -> Tensor:

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from chatsearch.config import Config, runtime
 from chatsearch.data.config import LoaderConfig, StreamConfig
 from chatsearch.errors import ConfigError
-from chatsearch.model.config import HeadsConfig, ObjectiveConfig, SceneCnnConfig, SearcherConfig
+from chatsearch.model.config import Attention, HeadsConfig, ObjectiveConfig, SceneCnnConfig, SearcherConfig
 
 TRAINED_PARTS = ("language", "perceiver", "input_cls", "input_queries", "query_head", "gallery_head", "log_scale")
 """Top-level parts of the searcher: the names under which learning rates may differ."""
@@ -94,6 +94,8 @@ class TrainConfig(Config):
     accumulation: PositiveInt = 1
     """Micro-batches per worker and step; they share one queue update."""
     activation_checkpointing: bool = False
+    attention: Attention = runtime("auto")
+    """``auto`` takes ``varlen`` (FlashAttention over packed documents) in bf16 on a GPU, else ``sdpa`` under a mask."""
     num_workers: int = runtime(1, ge=0, le=4096)
     """Data-parallel workers. 0 runs the loop in this process, without a cluster. A run that :attr:`is_elastic` may be
     continued with another number."""

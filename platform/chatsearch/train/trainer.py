@@ -55,6 +55,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         if config.activation_checkpointing:
             searcher.enable_activation_checkpointing()
+        searcher.language.attention = config.attention
         self.config = config
         self.searcher = searcher
         self._name_samples = name_samples
