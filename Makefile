@@ -15,7 +15,6 @@ OUT ?=
 SERVE ?= 1
 OVERWRITE ?=
 ONLY ?=
-POINTS ?=
 BENCH_OUT ?= runs/bench
 PYTEST_ARGS ?=
 
@@ -47,7 +46,6 @@ help:  ## Show what can be made, and the variables
 	@echo "  OVERWRITE=1        make again what was made from other data or with another recipe"
 	@echo "  ONLY=NAME          tests, faults or benchmarks whose name contains NAME"
 	@echo "  FAULT_POINTS=N     points of each kind that faults tries (default all, noted in FAULT_OUT=runs/faults)"
-	@echo "  POINTS=NUMBER      kill points a fault test (default the full count, continued where it stopped: runs/faults)"
 	@echo "  BENCH_OUT=FOLDER   where benchmarks write results.json and their table (default runs/bench)"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -76,7 +74,7 @@ browser: $(STAMP)  ## Tests of the chat page in a real Chromium
 	$(BIN)/python -m pytest -q tests/browser $(only) $(PYTEST_ARGS)
 
 faults: $(STAMP)  ## Tests that kill and break things on purpose, at every point; an interrupted count is continued
-	FAULT_POINTS=$(POINTS) $(BIN)/python -m pytest -q -o timeout=0 tests/faults $(only) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q tests/faults $(only) $(PYTEST_ARGS)
 
 test: system-deps check  ## Everything CI runs
 	$(MAKE) integration

@@ -16,6 +16,7 @@ NUM_POINTS = 100
 PER_POINT = 100
 
 
+@pytest.mark.timeout(3600)
 def test_ten_thousand_mutations(tmp_path: Path) -> None:
     uri, files = a_gallery_with_all_kinds_of_files(str(tmp_path))
 

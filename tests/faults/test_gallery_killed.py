@@ -163,6 +163,7 @@ def kill_one(number: int, prepared: tuple[Path, dict[str, int]], scratch: Path) 
     return {"kill_at_step": kill_at, **result}
 
 
+@pytest.mark.timeout(3600)
 def test_killed_at_random_points(prepared: tuple[Path, dict[str, int]], tmp_path: Path) -> None:
     assert run_points("gallery", NUM_POINTS, SOURCES, lambda number: kill_one(number, prepared, tmp_path)) > 0
 

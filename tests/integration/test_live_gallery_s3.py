@@ -96,8 +96,7 @@ def test_a_store_that_answers_500_loses_nothing(s3: str, monkeypatch: pytest.Mon
             try:
                 put(writer, {f"x{number}": number})
                 live[f"x{number}"] = number
-            except StorageError as error:
-                assert "Cannot create" in str(error)
+            except StorageError:
                 unclear[f"x{number}"] = number
             assert not plan
             put(writer, {f"y{number}": number})
