@@ -97,7 +97,7 @@ def _scans(dimension: int, threads: int, facts: dict[str, Any]) -> dict[str, Fig
     found = {
         "flat_scan_share": measured(min(1.0, together / read), f"flat scan over plain reads, {threads} threads"),
         "flat_bytes": measured(
-            rows_Nd.nbytes / _best_seconds(lambda: flat.search(query_1d, 10)), "flat scan, one thread"
+            rows_Nd.nbytes / threads / _best_seconds(lambda: shards[0].search(query_1d, 10)), "flat scan, one thread"
         ),
     }
     part_Nd = rows_Nd[: len(rows_Nd) // 4]
