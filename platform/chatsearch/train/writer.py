@@ -111,6 +111,8 @@ class CheckpointWriter:
     def __exit__(self, *_: object) -> None:
         if self._thread is not None:
             self._thread.join(_PATIENCE_S)
+        if self._thread is None or not self._thread.is_alive():
+            dist.destroy_process_group(self._group)  # a process may train several times
 
     def _run_thread(self, step: int, metrics: dict[str, float], files: Sequence[TensorFile]) -> None:
         try:
