@@ -25,6 +25,11 @@ def tiny(places: Places = TINY) -> EvaluateConfig:
     )
 
 
+def tiny_fromage(places: Places = TINY) -> EvaluateConfig:
+    """The same beside FROMAGe as well: ``jobs.baseline --recipe tiny_fromage`` makes it, the quickstart does not."""
+    return tiny(places).replace(fromage=places.fromage, output=places.at("evaluation-fromage.json"))
+
+
 def tiny_decision(places: Places = TINY) -> EvaluateConfig:
     """Whether the model itself decides to answer with a picture, on held-out scenes."""
     return EvaluateConfig(
@@ -45,3 +50,8 @@ def small(places: Places = SMALL) -> EvaluateConfig:
         baseline=places.baseline,
         output=places.report,
     )
+
+
+def small_fromage(places: Places = SMALL) -> EvaluateConfig:
+    """The same beside FROMAGe as well, made by ``jobs.baseline --recipe small_fromage``."""
+    return small(places).replace(fromage=places.fromage, output=places.at("evaluation-fromage.json"))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from chatsearch.config import Config, runtime
 from chatsearch.data.config import StreamConfig
 from chatsearch.errors import ConfigError
+from chatsearch.kinds import DUAL_ENCODER, FROMAGE
 from chatsearch.model.config import HeadsConfig
 
 Protocol = Literal["chatsearch", "text_to_image", "decision"]
-Baseline = Literal["random", "ridge", "dual_encoder"]
+Baseline = Literal["random", "ridge", "dual_encoder", "fromage"]
 
 
 def _as_tuple(value: object) -> object:
@@ -46,7 +47,9 @@ class EvaluateConfig(Config):
     """Feature stores of the same encoder, to look up pictures that are embedded already (text_to_image)."""
     baseline: str = runtime("")
     """Trained dual encoder; empty leaves that baseline out."""
-    baselines: tuple[Baseline, ...] = ("random", "ridge", "dual_encoder")
+    fromage: str = runtime("")
+    """Trained FROMAGe; empty leaves that baseline out."""
+    baselines: tuple[Baseline, ...] = ("random", "ridge", "dual_encoder", "fromage")
     """Which baselines to run beside the model, where the protocol and the data allow them."""
     split: str = ""
     """Split to measure on. Empty: ``test`` if there is one, else everything."""
@@ -84,34 +87,33 @@ class PhaseConfig(Config):
 
 
 class BaselineConfig(Config):
-    """A CLIP-style dual encoder trained on the model's own documents, features and starting weights.
+    """A baseline trained on the model's own documents, features and starting weights: what all baselines are told.
 
     URIs of inputs stay out of the fingerprint, which holds the fingerprints of what lies there instead.
     """
 
+    KIND: ClassVar[str]
+    """Of the artefact that is made."""
+
     weights: str = runtime("")
-    """Model weights: the language model that the text tower starts from, and its tokenizer."""
+    """Model weights: the language model that the baseline starts from, and its tokenizer."""
     features: str = runtime("")
     """Feature store with f_CLS of every training picture."""
     phases: tuple[PhaseConfig, ...] = ()
-    """As the model is trained: captions first, then dialogues."""
-    pooling: Literal["last", "mean"] = "last"
-    """What of the text tower's states is projected: that of ``</s>``, or their mean."""
+    """As the model is trained: captions first, then dialogues. Learning rates are the baseline's own."""
     retrieval_dim: PositiveInt = 128
     max_length: PositiveInt = 77
-    """Tokens of a text; longer ones are cut, keeping the end."""
+    """Positions of a text; of longer ones the end is kept."""
     num_layers: int = Field(0, ge=0)
-    """Decoder layers of the text tower, the first ones of the weights; 0 takes all."""
-    freeze_words: bool = False
-    """Word embeddings keep their starting values."""
+    """Decoder layers of the language model, the first ones of the weights; 0 takes all."""
     heads: HeadsConfig = HeadsConfig()
     """Where both projections start."""
     mixed: bool = False
-    """Multiply the text tower's matrices in bf16 (torch autocast)."""
+    """Multiply the language model's matrices in bf16 (torch autocast)."""
     tau0: PositiveFloat = 0.07
     max_grad_norm: PositiveFloat = 1.0
     head_multiplier: PositiveFloat = 1.0
-    """Learning rate of the two projections relative to the text tower's."""
+    """Learning rate of the two projections and the temperature relative to the rest's."""
     seed: int = 0
     threads: PositiveInt = runtime(2)
     log_every: PositiveInt = runtime(10)
@@ -124,5 +126,41 @@ class BaselineConfig(Config):
             raise ConfigError(
                 f"heads.num_steps={self.heads.num_steps} is more than the {self.phases[0].steps} steps of the first phase, whose "
                 "batches the heads are fitted on. Lower it, or raise phases.0.steps."
+            )
+        return self
+
+
+class DualEncoderTrainingConfig(BaselineConfig):
+    """A CLIP-style dual encoder."""
+
+    KIND = DUAL_ENCODER
+
+    pooling: Literal["last", "mean"] = "last"
+    """What of the text tower's states is projected: that of ``</s>``, or their mean."""
+    freeze_words: bool = False
+    """Word embeddings keep their starting values."""
+
+
+class FromageTrainingConfig(BaselineConfig):
+    """FROMAGe (arXiv 2301.13823): a frozen language model between linear maps, and one trained token, ``[RET]``."""
+
+    KIND = FROMAGE
+
+    max_length: PositiveInt = 512
+    """Positions of a context with ``[RET]``, and of a row of captions."""
+    num_visual_tokens: PositiveInt = 1
+    """k, input embeddings of a picture. The paper takes 1."""
+    caption_weight: float = Field(1.0, ge=0.0)
+    """Of the captioning loss beside the retrieval loss."""
+    concatenate: float = Field(0.5, ge=0.0, le=1.0)
+    """How often two captioned pictures share a row of the captioning loss."""
+
+    @model_validator(mode="after")
+    def _check_length(self) -> FromageTrainingConfig:
+        shortest = 2 * (self.num_visual_tokens + 4)
+        if self.max_length < shortest:
+            raise ConfigError(
+                f"max_length={self.max_length} cannot hold two captioned pictures of num_visual_tokens={self.num_visual_tokens}; "
+                f"they take at least {shortest} positions. Raise it."
             )
         return self

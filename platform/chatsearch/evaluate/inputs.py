@@ -12,7 +12,7 @@ from chatsearch.corpora.captioned import CAPTIONS_FILE, CaptionedFolder
 from chatsearch.corpora.config import CaptionedFolderConfig
 from chatsearch.errors import ConfigError, ConflictingOutputError, InputError
 from chatsearch.evaluate.config import EvaluateConfig
-from chatsearch.kinds import DOCUMENT_SHARDS, DUAL_ENCODER, FEATURE_STORE, GALLERY_INDEX, MODEL_BUNDLE
+from chatsearch.kinds import DOCUMENT_SHARDS, DUAL_ENCODER, FEATURE_STORE, FROMAGE, GALLERY_INDEX, MODEL_BUNDLE
 from chatsearch.manifest import open_artefact
 from chatsearch.storage import Folder, resolve
 from chatsearch.types import Kind
@@ -53,6 +53,8 @@ def inputs_of(config: EvaluateConfig) -> Inputs:
         inputs["features"] = _artefact(index.manifest.facts["features"], FEATURE_STORE)
     if config.protocol != "decision" and config.baseline and "dual_encoder" in config.baselines:
         inputs["baseline"] = _artefact(config.baseline, DUAL_ENCODER)
+    if config.protocol != "decision" and config.fromage and "fromage" in config.baselines:
+        inputs["fromage"] = _artefact(config.fromage, FROMAGE)
     return inputs
 
 

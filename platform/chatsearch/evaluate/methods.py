@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 
 from chatsearch.converse.query import FeatureSource, encode_queries
 from chatsearch.errors import FingerprintMismatchError
-from chatsearch.evaluate.dual_encoder import TrainedDualEncoder
+from chatsearch.evaluate.contrastive import Trained
+from chatsearch.evaluate.dual_encoder import TrainedDualEncoder, encode_texts
+from chatsearch.evaluate.fromage import TrainedFromage, encode_contexts
 from chatsearch.evaluate.pictures import PictureFeatures
 from chatsearch.evaluate.queries import Query
 from chatsearch.index.vectors import Float32, unit_rows
@@ -120,11 +122,34 @@ class DualEncoderMethod:
         return unit_rows(self.encoder.images(features_ND))
 
     def _texts(self, queries: Sequence[Query]) -> Float32:
-        return unit_rows(self.encoder.texts([query.text for query in queries]))
+        return unit_rows(encode_texts(self.encoder, [query.text for query in queries]))
 
     def _images(self, queries: Sequence[Query]) -> Float32:
         last = [query.images[-1] for query in queries]
         return unit_rows(self.encoder.images(self.pictures.matrix(last)))
+
+
+@dataclass(frozen=True)
+class FromageMethod:
+    """FROMAGe: the whole context, then ``[RET]``."""
+
+    fromage: TrainedFromage
+    pictures: PictureFeatures
+    batch_size: int = 32
+    name: str = "FROMAGe"
+
+    def applies_to(self, sub_task: str) -> bool:
+        """To all."""
+        return True
+
+    def queries(self, queries: Sequence[Query]) -> Float32:
+        """Query embeddings read at ``[RET]``."""
+        contexts = [query.context for query in queries]
+        return unit_rows(encode_contexts(self.fromage, contexts, self.pictures.matrix, batch_size=self.batch_size))
+
+    def gallery(self, features_ND: Float32) -> Float32:
+        """Unit vectors of the pictures."""
+        return unit_rows(self.fromage.images(features_ND))
 
 
 def dual_encoder_methods(
@@ -138,9 +163,25 @@ def dual_encoder_methods(
     Raises:
         FingerprintMismatchError: it reads the features of another vision encoder than the model.
     """
-    if encoder.encoder_fingerprint != bundle.encoder_fingerprint:
+    _check_features(encoder, bundle)
+    return [DualEncoderMethod(encoder, pictures, variant) for variant in variants]
+
+
+def fromage_method(
+    fromage: TrainedFromage, pictures: PictureFeatures, bundle: ModelBundle, *, batch_size: int
+) -> Method:
+    """FROMAGe.
+
+    Raises:
+        FingerprintMismatchError: it reads the features of another vision encoder than the model.
+    """
+    _check_features(fromage, bundle)
+    return FromageMethod(fromage, pictures, batch_size)
+
+
+def _check_features(baseline: Trained[Any], bundle: ModelBundle) -> None:
+    if baseline.encoder_fingerprint != bundle.encoder_fingerprint:
         raise FingerprintMismatchError(
-            f"Baseline {encoder.uri} reads features of encoder {encoder.encoder_fingerprint}, model {bundle.uri} those of "
+            f"Baseline {baseline.uri} reads features of encoder {baseline.encoder_fingerprint}, model {bundle.uri} those of "
             f"{bundle.encoder_fingerprint}: they would not be compared on the same features. Train the baseline on the model's."
         )
-    return [DualEncoderMethod(encoder, pictures, variant) for variant in variants]

@@ -11,7 +11,7 @@ import datetime
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,8 @@ from chatsearch.data.shards import DocumentShards
 from chatsearch.errors import FingerprintMismatchError
 from chatsearch.evaluate import chatsearch, decision, text_to_image
 from chatsearch.evaluate.config import EvaluateConfig
-from chatsearch.evaluate.dual_encoder import load_dual_encoder
+from chatsearch.evaluate.dual_encoder import DUAL_ENCODER_FORMAT
+from chatsearch.evaluate.fromage import FROMAGE_FORMAT
 from chatsearch.evaluate.inputs import (
     RESULT_SCHEMA,
     check_output,
@@ -31,7 +32,14 @@ from chatsearch.evaluate.inputs import (
     result_fingerprint,
     ridge_splits,
 )
-from chatsearch.evaluate.methods import ChatSearcherMethod, Method, RandomMethod, dual_encoder_methods
+from chatsearch.evaluate.methods import (
+    ChatSearcherMethod,
+    Method,
+    RandomMethod,
+    Variant,
+    dual_encoder_methods,
+    fromage_method,
+)
 from chatsearch.evaluate.metrics import random_recalls
 from chatsearch.evaluate.pictures import PictureFeatures
 from chatsearch.evaluate.queries import queries_by_sub_task
@@ -126,9 +134,7 @@ def _chatsearch(config: EvaluateConfig, bundle: ModelBundle) -> dict[str, Any]:
     if "random" in config.baselines:
         results[chatsearch.RANDOM] = evaluation.expected_random()
         methods.append(RandomMethod(config.seed))
-    if "dual_encoder" in config.baselines and config.baseline:
-        encoder = load_dual_encoder(config.baseline)
-        methods += dual_encoder_methods(encoder, features, bundle)
+    methods += _trained_methods(config, bundle, features, ("i", "t", "ti"))
     results |= {method.name: evaluation.measure(method) for method in methods[1:]}
     return {
         "protocol": {"name": "chatsearch", **chatsearch.PROTOCOL},
@@ -156,10 +162,8 @@ def _text_to_image(config: EvaluateConfig, bundle: ModelBundle) -> dict[str, Any
     baselines: dict[str, Any] = {}
     if "random" in config.baselines:
         baselines[chatsearch.RANDOM] = random_recalls(len(data.gallery))
-    if "dual_encoder" in config.baselines and config.baseline:
-        encoder = load_dual_encoder(config.baseline)
-        for method in dual_encoder_methods(encoder, features, bundle, ("t",)):
-            baselines[method.name] = text_to_image.cells(text_to_image.measure(method, data, features))
+    for method in _trained_methods(config, bundle, features, ("t",)):
+        baselines[method.name] = text_to_image.cells(text_to_image.measure(method, data, features))
     if "train" in others:
         ridge = text_to_image.fit_ridge(others["train"], others.get("val"), features, config.ridge)
         baselines[ridge.name] = {
@@ -174,6 +178,19 @@ def _text_to_image(config: EvaluateConfig, bundle: ModelBundle) -> dict[str, Any
         "protocol": {"name": "text_to_image", **text_to_image.PROTOCOL},
         "baselines": baselines,
     }
+
+
+def _trained_methods(
+    config: EvaluateConfig, bundle: ModelBundle, features: PictureFeatures, variants: Sequence[Variant]
+) -> list[Method]:
+    """The trained baselines that are named, the dual encoder in these variants."""
+    methods: list[Method] = []
+    if "dual_encoder" in config.baselines and config.baseline:
+        methods += dual_encoder_methods(DUAL_ENCODER_FORMAT.open(config.baseline), features, bundle, variants)
+    if "fromage" in config.baselines and config.fromage:
+        fromage = FROMAGE_FORMAT.open(config.fromage)
+        methods.append(fromage_method(fromage, features, bundle, batch_size=config.batch_size))
+    return methods
 
 
 def _decision(config: EvaluateConfig, bundle: ModelBundle) -> dict[str, Any]:

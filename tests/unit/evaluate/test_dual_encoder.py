@@ -11,10 +11,12 @@ from chatsearch.data.config import StreamConfig
 from chatsearch.data.shards import DocumentShards
 from chatsearch.data.tokenizer import ChatTokenizer
 from chatsearch.errors import ChatSearchError, ConfigError, CorruptArtefactError, FingerprintMismatchError
-from chatsearch.evaluate.baseline import pair_of, train_baseline
-from chatsearch.evaluate.config import BaselineConfig, PhaseConfig
-from chatsearch.evaluate.dual_encoder import TENSORS, load_dual_encoder, pad, symmetric_loss, text_ids, text_states
+from chatsearch.evaluate.baseline import train_baseline
+from chatsearch.evaluate.config import DualEncoderTrainingConfig, PhaseConfig
+from chatsearch.evaluate.contrastive import pad, symmetric_loss
+from chatsearch.evaluate.dual_encoder import DUAL_ENCODER_FORMAT, text_ids, text_states
 from chatsearch.evaluate.methods import DualEncoderMethod, dual_encoder_methods
+from chatsearch.evaluate.pairs import pair_of
 from chatsearch.evaluate.pictures import PictureFeatures
 from chatsearch.evaluate.queries import queries_by_sub_task
 from chatsearch.index.features import FeatureStore
@@ -25,6 +27,8 @@ from chatsearch.testing.tiny import tiny_tokenizer
 from chatsearch.tracking.tracker import NullTracker
 from chatsearch.types import Document, Kind, Role, Segment
 from safetensors.numpy import load_file, save_file
+
+TENSORS = DUAL_ENCODER_FORMAT.tensors
 
 
 class Recorder(NullTracker):
@@ -43,14 +47,14 @@ def baseline_config(world, output, **changes):
         PhaseConfig(streams=(dialogues,), steps=10, learning_rate=1e-3, warmup_steps=3),
     )
     values = {"weights": world.weights, "features": world.train_features, "phases": phases, "retrieval_dim": 16}
-    return BaselineConfig(**{**values, "log_every": 1, "output": str(output), **changes})
+    return DualEncoderTrainingConfig(**{**values, "log_every": 1, "output": str(output), **changes})
 
 
 @pytest.fixture(scope="module")
 def trained(world):
     tracker = Recorder()
     artefact = train_baseline(baseline_config(world, world.root / "dual"), tracker)
-    return load_dual_encoder(artefact.uri), tracker, artefact
+    return DUAL_ENCODER_FORMAT.open(artefact.uri), tracker, artefact
 
 
 def test_loss_is_the_mean_of_both_cross_entropies_without_twins(rng):
@@ -182,7 +186,7 @@ def test_damaged_weights_are_refused(trained, tmp_path):
     tensors["text_head.weight"] = tensors["text_head.weight"] + 1
     save_file(tensors, copy / TENSORS)
     with pytest.raises(CorruptArtefactError):
-        load_dual_encoder(str(copy))
+        DUAL_ENCODER_FORMAT.open(str(copy))
 
 
 def test_user_mistakes_are_named(world, tmp_path):
