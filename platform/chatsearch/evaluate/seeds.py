@@ -18,10 +18,12 @@ DEPTHS = ("R@1", "R@5", "R@10")
 OURS = "ChatSearcher"
 OURS_CEILING, BASELINE_CEILING = 90.0, 50.0
 """Above these a ratio says more about the ceiling than about the methods (goal Q1)."""
+LEAST_SEEDS = 3
+"""With fewer a sign that holds in each shows nothing (goal Q2)."""
 
 Task = Literal["average", "t", "i", "m"]
 Gallery = Literal["targets", "all"]
-Verdict = Literal["shown", "not shown", "ceiling", "not measured"]
+Verdict = Literal["shown", "not shown", "ceiling", "too few seeds", "not measured"]
 Scores = dict[str, float | None]
 """By ``average``, sub-task (the mean of its depths) or ``t R@1``: percent, or None where the method cannot be asked."""
 
@@ -76,7 +78,8 @@ def judge(claim: ClaimConfig, rows: Sequence[Row], seeds: Sequence[int]) -> dict
 
     Returns:
         ``verdict``, and by seed the score ``row``, the score ``over`` and ``gap`` = row - factor x over.
-        ``not measured`` while a row or a seed is missing; ``ceiling`` in place of a ratio near the top (goal Q1).
+        ``not measured`` while a row or a seed is missing; ``ceiling`` in place of a ratio near the top (goal Q1);
+        ``too few seeds`` where it holds in each of fewer than three (goal Q2).
     """
     by_name = {row.name: row.by_seed for row in rows}
     found: dict[str, dict[str, float]] = {}
@@ -95,7 +98,9 @@ def _verdict(claim: ClaimConfig, found: Sequence[Mapping[str, float]], num_seeds
     if claim.factor > 1 and any(v["row"] > OURS_CEILING or v["over"] > BASELINE_CEILING for v in found):
         return "ceiling"
     holds = all(v["gap"] > 0 or (claim.or_equal and v["gap"] == 0) for v in found)
-    return "shown" if holds else "not shown"
+    if not holds:
+        return "not shown"
+    return "shown" if num_seeds >= LEAST_SEEDS else "too few seeds"
 
 
 def rows_table(title: str, rows: Sequence[Row]) -> ReportTable:
@@ -112,7 +117,11 @@ def claims_table(judged: Sequence[Mapping[str, Any]]) -> ReportTable:
     for claim in judged:
         pairs = ", ".join(f"{v['row']:.1f} : {v['over']:.1f}" for v in claim["seeds"].values())
         rows.append((claim["claim"], claim["verdict"], pairs))
-    return ReportTable("Claims; shown = holds in every seed", ("claim", "verdict", "in each seed"), tuple(rows))
+    return ReportTable(
+        f"Claims; shown = holds in every seed, of at least {LEAST_SEEDS}",
+        ("claim", "verdict", "in each seed"),
+        tuple(rows),
+    )
 
 
 def _cell(row: Row, key: str) -> str:

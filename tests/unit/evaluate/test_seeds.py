@@ -45,6 +45,13 @@ def test_a_claim_is_shown_where_it_holds_in_every_seed(
     assert judge(told, [row("ours", *ours), row("theirs", *theirs)], SEEDS)["verdict"] == verdict
 
 
+def test_what_holds_in_fewer_than_three_seeds_is_not_shown() -> None:
+    claim = ClaimConfig(text="above", row="ours", over="theirs")
+    rows = [row("ours", 50, 51), row("theirs", 10, 10)]
+    assert judge(claim, rows, (0, 1))["verdict"] == "too few seeds"
+    assert judge(claim.replace(row="theirs", over="ours"), rows, (0, 1))["verdict"] == "not shown"
+
+
 def test_a_claim_about_an_absent_row_is_not_measured() -> None:
     claim = ClaimConfig(text="above", row="ours", over="FROMAGe")
     assert judge(claim, [row("ours", 1, 2, 3)], SEEDS) == {"claim": "above", "verdict": "not measured", "seeds": {}}

@@ -97,14 +97,14 @@ def toy_steps(config: SweepConfig, cell: CellConfig, seed: int) -> list[Step]:
 
 @pytest.fixture(autouse=True)
 def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepConfig:
-    """A sweep of two cells at two seeds, of toys."""
+    """A sweep of two cells at three seeds, of toys."""
     done.clear()
     broken.clear()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     config = SweepConfig(
         cells=(CellConfig(name="low", align=("1",)), CellConfig(name="high", align=("2",))),
-        seeds=(0, 3),
+        seeds=(0, 3, 6),
         claims=(
             ClaimConfig(text="high above low", row="high", over="low"),
             ClaimConfig(text="low above high", row="low", over="high"),
@@ -137,7 +137,7 @@ def written() -> dict[str, Any]:
     return json.loads(Path("toy.json").read_text())
 
 
-CALM = ["low/0", "low-0.json", "low/3", "low-3.json", "high/0", "high-0.json", "high/3", "high-3.json"]
+CALM = [f"{cell}{toy}" for cell in ("low", "high") for seed in (0, 3, 6) for toy in (f"/{seed}", f"-{seed}.json")]
 
 
 def test_shared_inputs_come_first_then_every_seed_of_a_cell_and_nothing_twice() -> None:
@@ -156,14 +156,13 @@ def test_rows_and_claims_are_those_of_the_cells(capsys: pytest.CaptureFixture[st
     result = written()
     assert list(result["rows"]["all"]) == ["low", "baseline", "high"]
     assert result["rows"]["all"]["high"]["seeds"] == {
-        "0": dict.fromkeys(result["rows"]["all"]["high"]["spread"], 20.0),
-        "3": dict.fromkeys(result["rows"]["all"]["high"]["spread"], 23.0),
+        str(seed): dict.fromkeys(result["rows"]["all"]["high"]["spread"], 20.0 + seed) for seed in (0, 3, 6)
     }
     assert result["rows"]["targets"]["low"]["spread"]["t R@1"] == {
-        "mean": 11.5,
-        "deviation": 2.121,
+        "mean": 13.0,
+        "deviation": 3.0,
         "least": 10.0,
-        "most": 13.0,
+        "most": 16.0,
     }
     assert [(claim["claim"], claim["verdict"]) for claim in result["claims"]] == [
         ("high above low", "shown"),
@@ -173,27 +172,27 @@ def test_rows_and_claims_are_those_of_the_cells(capsys: pytest.CaptureFixture[st
     ]
     assert result["world"] == {"data": "d", "features": "gallery"}
     shown = capsys.readouterr().out
-    assert "11.5 ±2.1" in shown
+    assert "13.0 ±3.0" in shown
     assert "not measured" in shown
 
 
 def test_an_interrupted_sweep_goes_on_where_it_was() -> None:
     broken["high/0"] = KeyboardInterrupt()
     assert run() == 130
-    assert [(cell["cell"], cell["seed"]) for cell in written()["cells"]] == [("low", 0), ("low", 3)]
+    assert [(cell["cell"], cell["seed"]) for cell in written()["cells"]] == [("low", 0), ("low", 3), ("low", 6)]
     assert written()["claims"][0]["verdict"] == "not measured"
     broken.clear()
     done.clear()
     assert run() == 0
-    assert done == CALM[4:]
+    assert done == CALM[6:]
 
 
 def test_a_training_that_cannot_go_on_stops_its_cell_alone(capsys: pytest.CaptureFixture[str]) -> None:
     broken["low/3"] = NonFiniteLossError("The loss of step 7 is not finite.")
     assert run() == 1
     assert done == ["shared/inputs", *CALM[:2], *CALM[4:]]
-    assert "1 of 4 cells did not end: low (seed 3). The first: The loss of step 7" in capsys.readouterr().err
-    assert [cell["error"] for cell in written()["cells"]] == ["", "The loss of step 7 is not finite.", "", ""]
+    assert "1 of 6 cells did not end: low (seed 3). The first: The loss of step 7" in capsys.readouterr().err
+    assert [cell["error"] for cell in written()["cells"]] == ["", "The loss of step 7 is not finite.", *[""] * 4]
     assert written()["claims"][0]["verdict"] == "not measured"
     broken.clear()
     done.clear()
@@ -211,7 +210,7 @@ def test_the_result_of_something_else_is_left_alone(capsys: pytest.CaptureFixtur
     assert "holds the result of another sweep" in capsys.readouterr().err
     done.clear()
     assert run("--set", "overwrite=true") == 0
-    assert done == [*CALM[2:4], *CALM[6:]]
+    assert done == [*CALM[2:6], *CALM[8:]]
 
 
 def test_cells_on_other_galleries_are_not_compared(capsys: pytest.CaptureFixture[str]) -> None:
