@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from chatsearch.index.live.compact import Compacted, Compaction, build_base
 from chatsearch.index.live.reader import LiveGallery
+from chatsearch.index.live.remote import build_base_on_ray
 from chatsearch.index.live.writer import GalleryWriter
 from chatsearch.index.merge import merge_batches
 
@@ -61,14 +62,10 @@ def test_actors_follow_and_a_task_compacts(tmp_path: Path) -> None:
             del live[f"item-{number:04d}"]
             assert visible(version) < 1.0
             check(version)
-        running = ray.remote(_build).remote(writer.plan_compaction())
-        writer.delete(["new-0"])
-        del live["new-0"]
-        made: Compacted = ray.get(running)
-        version = writer.commit_compaction(made)
+        with ThreadPoolExecutor(1) as thread:
+            made = thread.submit(build_base_on_ray, writer.plan_compaction(), 0.5)
+            writer.delete(["new-0"])
+            del live["new-0"]
+            version = writer.commit_compaction(made.result())
         visible(version)
         check(version)
-
-
-def _build(work: Compaction) -> Compacted:
-    return build_base(work)

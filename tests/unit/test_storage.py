@@ -55,6 +55,26 @@ def test_files_round_trip(folder: Folder) -> None:
     assert not folder.exists()
 
 
+def test_of_many_that_create_one_file_one_wins_and_it_is_whole(folder: Folder) -> None:
+    for name in map(str, range(20)):
+        start, won = threading.Barrier(4), []
+
+        def create(number: int, name: str = name, start: threading.Barrier = start, won: list[int] = won) -> None:
+            start.wait()
+            if folder.create(f"log/{name}", b"writer %d" % number * 1000):
+                won.append(number)
+
+        threads = [threading.Thread(target=create, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [b"writer %d" % number * 1000 for number in won] == [folder.read_bytes(f"log/{name}")]
+    assert folder.create("log/0", folder.read_bytes("log/0")), "the same bytes again are the same file"
+    assert not folder.create("log/0", b"others")
+    assert sorted(os.listdir(folder.path("log"))) == sorted(map(str, range(20))), "nothing else is left"
+
+
 @pytest.mark.parametrize("call", ["read_bytes", "size", "sha256", "local_path"])
 def test_a_missing_file_is_named(folder: Folder, call: str) -> None:
     folder.write_bytes("there", b"")

@@ -48,6 +48,7 @@ class LiveSet:
         *,
         known: Mapping[int, Entry],
         old: LiveSet | None,
+        opened: Mapping[int, IndexShard] | None = None,
     ) -> None:
         """Make a version.
 
@@ -58,6 +59,7 @@ class LiveSet:
             shards: the base shards wanted; None for all.
             known: entries that were read already.
             old: what the reader held so far; what both have in common is taken from it.
+            opened: the shards of the version's base, where they are open already.
 
         Raises:
             MissingInputError: an entry or the base is gone.
@@ -67,10 +69,11 @@ class LiveSet:
         self._origin = version
         kept = old if old is not None and old._origin.lineage == version.lineage else None
         self._projection: Projection = kept._projection if kept else lock.open(version.lineage)
-        self._shards: dict[int, IndexShard] = (
-            kept._shards if kept and kept._origin.base == version.base else _open_shards(log, version, shards)
-        )
-        tables = {shard: opened.items for shard, opened in self._shards.items()}
+        if opened is None:
+            same_base = kept is not None and kept._origin.base == version.base
+            opened = kept._shards if kept and same_base else open_shards(log, version, shards)
+        self._shards: Mapping[int, IndexShard] = opened
+        tables = {shard: index.items for shard, index in self._shards.items()}
         self._catalogue = Catalogue(tables, version.num_shards, shards)
         self._segment = Segment(version.lineage.dimension)
         self._applied: dict[int, _Applied] = {}
@@ -101,10 +104,6 @@ class LiveSet:
             vectors_MD = self._projection.apply(batch.cls_ND[rows])
         self._add(number, [batch.items[row] for row in rows], vectors_MD, batch.deleted)
 
-    def get(self, item_id: str) -> GalleryItem | None:
-        """The live item with this id, or None."""
-        return self._catalogue.get(item_id)
-
     def view(self, version: Version) -> View:
         """What the set answers with as it is now."""
         dead = {shard: dead_N.copy() for shard, dead_N in self._catalogue.dead.items()}
@@ -118,7 +117,13 @@ class LiveSet:
         self._applied[number] = _Applied(start, len(self._segment), deleted)
 
 
-def _open_shards(log: Log, version: Version, shards: Collection[int] | None) -> dict[int, IndexShard]:
+def open_shards(log: Log, version: Version, shards: Collection[int] | None) -> dict[int, IndexShard]:
+    """The wanted shards of a version's base, every file checked first.
+
+    Raises:
+        MissingInputError: the base is gone.
+        ArtefactError: a file is damaged.
+    """
     if version.base is None:
         return {}
     index = open_pinned(log.folder, version.base.index, GALLERY_INDEX)

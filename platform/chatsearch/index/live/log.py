@@ -107,7 +107,7 @@ class Log:
             numbers = self.numbers()
             if not numbers:
                 raise MissingInputError(
-                    f"No gallery at {self.folder.uri}. Create it: python -m jobs.gallery --set action=create "
+                    f"No gallery at {self.folder.uri}. Create it: python -m jobs.gallery --recipe create "
                     f"--set gallery={self.folder.uri} --set index=INDEX"
                 )
             if upto is not None and upto not in numbers:

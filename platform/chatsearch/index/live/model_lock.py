@@ -35,5 +35,5 @@ class ModelLock:
         if mq_fingerprint not in (None, lineage.mq_fingerprint):
             raise FingerprintMismatchError(
                 f"Gallery {self.gallery} is projected with M_Q {lineage.mq_fingerprint}, model {model} has M_Q {mq_fingerprint}. "
-                f"Project it anew: python -m jobs.gallery --set action=compact --set gallery={self.gallery} --set model={model}"
+                f"Project it anew: python -m jobs.gallery --recipe compact --set gallery={self.gallery} --set model={model}"
             )

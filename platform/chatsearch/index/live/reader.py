@@ -8,21 +8,21 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chatsearch.errors import ChatSearchError, CorruptArtefactError, InputError, MissingInputError
+from chatsearch.errors import ChatSearchError, CorruptArtefactError, InputError, MissingInputError, StorageError
 from chatsearch.index.live.entry import Entry
-from chatsearch.index.live.live_set import LiveSet
+from chatsearch.index.live.live_set import LiveSet, open_shards
 from chatsearch.index.live.log import Log, check_order
 from chatsearch.index.live.model_lock import ModelLock
 from chatsearch.index.live.state import State, Version
 from chatsearch.index.live.view import View
 from chatsearch.index.merge import ShardHits
+from chatsearch.index.shard import IndexShard
 from chatsearch.index.vectors import Exclusions
 from chatsearch.storage import Folder
 from chatsearch.types import GalleryItem, Hit
@@ -47,7 +47,9 @@ class LiveGallery:
         self._wake = threading.Event()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
-        self._views: OrderedDict[int, View] = OrderedDict()
+        self._views: dict[int, View] = {}
+        self._opener = ThreadPoolExecutor(1, thread_name_prefix="live-base")
+        self._opening: Future[dict[int, IndexShard]] | None = None
         self._next_listing = 0.0
         self.problem: ChatSearchError | None = None
         """Why the last refresh failed; the last good view goes on answering."""
@@ -79,7 +81,7 @@ class LiveGallery:
     @property
     def view(self) -> View:
         """What the newest version known here answers with."""
-        return next(reversed(self._views.values()))
+        return self._view
 
     @property
     def version(self) -> int:
@@ -116,10 +118,11 @@ class LiveGallery:
         """
         if at is not None and at > self.version:
             self.refresh()
-        view = self.view if at is None else self._views.get(at)
+        views = self._views
+        view = self.view if at is None else views.get(at)
         if view is None:
             raise InputError(
-                f"Version {at} of the gallery is not held; this reader has {', '.join(map(str, list(self._views)))}. Ask for one of them."
+                f"Version {at} of the gallery is not held; this reader has {', '.join(map(str, views))}. Ask for one of them."
             )
         hits = view.search(queries_BD, k, exclude, self._pool)
         version = f"{self._last.header.gallery}@{view.version.number}"
@@ -131,11 +134,11 @@ class LiveGallery:
         Raises:
             InputError: there is none.
         """
-        with self._lock:
-            item = self._live.get(item_id)
+        view = self.view
+        item = view.find(item_id)
         if item is None:
             raise InputError(
-                f"No item {item_id!r} in version {self.version} of gallery {self._log.folder.uri}. Use an id from a list of hits."
+                f"No item {item_id!r} in version {view.version.number} of gallery {self._log.folder.uri}. Use an id from a list of hits."
             )
         return item
 
@@ -144,19 +147,18 @@ class LiveGallery:
 
         Raises:
             StorageError: the store failed.
-            ArtefactError: an entry or base is damaged, or belongs to another M_Q. The view stays what it was.
+            ArtefactError: an entry or base is damaged, or belongs to another M_Q. The last good view goes on answering.
         """
         with self._lock:
             entries = self._read_ahead()
-            if not entries:
-                return self.version
             try:
-                for entry in entries:
+                for left, entry in enumerate(entries, 1 - len(entries)):
                     self._apply(entry)
+                    if left > -KEPT_VIEWS:  # of a long way only the last versions can be asked for
+                        self._publish()
             except (ChatSearchError, OSError):
                 self._load()  # what was changed half-way is made anew, or the error is raised again
-                return self.version
-            self._publish()
+            self._take_opened()
             return self.version
 
     def follow(self, poll_s: float = 0.25) -> None:
@@ -176,6 +178,7 @@ class LiveGallery:
         if self._thread is not None:
             self._thread.join()
         self._pool.shutdown()
+        self._opener.shutdown(cancel_futures=True)
 
     def _run(self, poll_s: float) -> None:
         while not self._closed.is_set():
@@ -225,7 +228,7 @@ class LiveGallery:
                 problem = error
                 continue
             self._live, self._last, self._state = live, history.last, history.state
-            self._version = history.version
+            self._version, self._opening = history.version, None
             self._publish()
             return
         raise CorruptArtefactError(
@@ -237,17 +240,43 @@ class LiveGallery:
         if state is not None:
             version = state.current
             if _other_content(self._version, version):
-                self._live = LiveSet(self._log, self._model_lock, version, self._shards, known={}, old=self._live)
+                self._move(state)
             self._state = state
         elif entry.batch is not None:
             self._live.apply(entry.number, entry.batch)
         self._version, self._last = version, entry
 
+    def _move(self, state: State) -> None:
+        """Rest on what a state says: at once, or, where it holds the same items, when its base is open."""
+        version = state.current
+        same_partition = self._shards is None or version.num_shards == self._version.num_shards
+        self._opening = None
+        if state.moved and same_partition and version.base and version.lineage == self._version.lineage:
+            self._opening = self._opener.submit(open_shards, self._log, version, self._shards)
+        else:
+            self._live = LiveSet(self._log, self._model_lock, version, self._shards, known={}, old=self._live)
+
+    def _take_opened(self) -> None:
+        """Go over to a base that has been opened in the background."""
+        if self._opening is None or not self._opening.done():
+            return
+        try:
+            opened = self._opening.result()
+        except (MissingInputError, StorageError):  # collected, as the next base is there already; or the store failed
+            self._load()
+            return
+        self._live = LiveSet(
+            self._log, self._model_lock, self._version, self._shards, known={}, old=self._live, opened=opened
+        )
+        self._opening = None
+        self._publish()
+
     def _publish(self) -> None:
-        self._views[self._version.number] = self._live.view(self._version)
-        self._views.move_to_end(self._version.number)
-        while len(self._views) > KEPT_VIEWS:
-            self._views.popitem(last=False)
+        view = self._live.view(self._version)
+        kept = list(self._views.items())[1 - KEPT_VIEWS :]
+        # Never changed in place: searches read it meanwhile.
+        self._views = {**dict(kept), view.version.number: view}
+        self._view = view
 
 
 def _other_content(held: Version, new: Version) -> bool:

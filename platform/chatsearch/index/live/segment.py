@@ -24,7 +24,15 @@ class SegmentView:
     items: Sequence[GalleryItem]
     vectors_ND: Float32
     alive_N: NDArray[np.bool_]
+    rows_of_id: dict[str, list[int]]
     rows_of_hash: dict[str, list[int]]
+
+    def find(self, item_id: str) -> GalleryItem | None:
+        """The living item with this id, or None."""
+        for row in reversed(self.rows_of_id.get(item_id, ())):
+            if row < len(self.alive_N):
+                return self.items[row] if self.alive_N[row] else None
+        return None
 
     def search(self, queries_BD: Float32, k: int, exclusions: Sequence[frozenset[str]]) -> list[list[Hit]]:
         """The best ``k`` living rows of every query, which :func:`~chatsearch.index.vectors.check_queries` has made unit rows."""
@@ -67,7 +75,7 @@ class Segment:
         self._items: list[GalleryItem] = []
         self._vectors_ND = np.empty((_FIRST_CAPACITY, dimension), np.float32)
         self._alive_N = np.zeros(_FIRST_CAPACITY, np.bool_)
-        self._row_of: dict[str, int] = {}
+        self._rows_of_id: dict[str, list[int]] = {}
         self._rows_of_hash: dict[str, list[int]] = {}
 
     def __len__(self) -> int:
@@ -81,16 +89,16 @@ class Segment:
         self._vectors_ND[start:stop] = vectors_MD
         for row, item in enumerate(items, start):
             self._items.append(item)
-            self._row_of[item.item_id] = row
+            self._rows_of_id.setdefault(item.item_id, []).append(row)
             self._rows_of_hash.setdefault(item.content_hash, []).append(row)
         self._alive_N[start:stop] = True
 
     def drop(self, item_ids: Iterable[str]) -> None:
         """Take items out; those that are not here are fine."""
         for item_id in item_ids:
-            row = self._row_of.pop(item_id, None)
-            if row is not None:
-                self._alive_N[row] = False
+            rows = self._rows_of_id.get(item_id)
+            if rows:
+                self._alive_N[rows[-1]] = False
 
     def rows(self, start: int, stop: int) -> tuple[list[GalleryItem], Float32]:
         """Items and vectors of some rows, living or not."""
@@ -100,7 +108,11 @@ class Segment:
         """The segment as it is now."""
         num_rows = len(self)
         return SegmentView(
-            self._items, self._vectors_ND[:num_rows], self._alive_N[:num_rows].copy(), self._rows_of_hash
+            self._items,
+            self._vectors_ND[:num_rows],
+            self._alive_N[:num_rows].copy(),
+            self._rows_of_id,
+            self._rows_of_hash,
         )
 
     def _reserve(self, num_rows: int) -> None:

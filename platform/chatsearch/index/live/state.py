@@ -77,6 +77,8 @@ class State(_Record):
     snapshots: dict[str, Version] = {}
     reset: int
     """The entry that last changed what the current version rests on: a compaction started before it is void."""
+    moved: bool = False
+    """Whether this entry changed only where the items lie, so that readers may take their time to open the new base."""
     previous: int
     """The entry that holds the state before; 0 in the first."""
 

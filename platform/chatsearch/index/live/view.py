@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from chatsearch.index.live.segment import SegmentView
 from chatsearch.index.live.state import Version
 from chatsearch.index.merge import merge_hits
-from chatsearch.index.shard import IndexShard
+from chatsearch.index.shard import IndexShard, shard_of
 from chatsearch.index.vectors import Exclusions, check_exclusions, check_k, check_queries
-from chatsearch.types import Hit
+from chatsearch.types import GalleryItem, Hit, faiss_id
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,17 @@ class View:
     """Rows of each base shard that are deleted or replaced at this version."""
     segment: SegmentView
     num_items: int
+
+    def find(self, item_id: str) -> GalleryItem | None:
+        """The live item with this id, or None."""
+        found = self.segment.find(item_id)
+        number = faiss_id(item_id)
+        shard = shard_of(number, self.version.num_shards)
+        if found is not None or shard not in self.shards:
+            return found
+        items = self.shards[shard].items
+        row = items.row_of(number)
+        return items.item(row) if row >= 0 and not self.dead[shard][row] and items.item_id(row) == item_id else None
 
     def search(self, queries_BD: NDArray[np.floating], k: int, exclude: Exclusions, pool: Executor) -> list[list[Hit]]:
         """The best ``k`` live items of every query, score descending, then item id: all there are when ``k`` exceeds them.

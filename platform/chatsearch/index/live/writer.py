@@ -35,7 +35,7 @@ from chatsearch.storage import Folder
 from chatsearch.types import GalleryItem
 
 DEFAULT_LEASE_S = 30.0
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_NAME = re.compile(r"(?!\d+$)[A-Za-z0-9._-]{1,100}")
 _ATTEMPTS = 5
 
 
@@ -172,7 +172,9 @@ class GalleryWriter:
         with self._lock:
             self._ready()
             if not _NAME.fullmatch(name):
-                raise ConfigError(f"{name!r} is no name for a snapshot; use up to 100 of A-Z a-z 0-9 . _ -")
+                raise ConfigError(
+                    f"{name!r} is no name for a snapshot; use up to 100 of A-Z a-z 0-9 . _ - and not digits alone"
+                )
             if name in self._state.snapshots:
                 raise ConfigError(
                     f"Snapshot {name!r} is there already, of version {self._state.snapshots[name].number}. Drop it first, or use another name."
@@ -252,7 +254,7 @@ class GalleryWriter:
                 num_shards=made.work.num_shards,
             )
             catalogue = live_catalogue(self.log, version)
-            number = self.commit_state(version, self._state.snapshots, reset=True)
+            number = self.commit_state(version, self._state.snapshots, reset=True, moved=True)
             self._catalogue = catalogue
             return number
 
@@ -266,14 +268,15 @@ class GalleryWriter:
             self._ready()
             return collect_garbage(self.log, self._state, self._state_number, grace_s)
 
-    def commit_state(self, version: Version, snapshots: dict[str, Version], *, reset: bool) -> int:
-        """Commit what the gallery is from now on; ``reset`` where it rests on something else than before."""
+    def commit_state(self, version: Version, snapshots: dict[str, Version], *, reset: bool, moved: bool = False) -> int:
+        """Commit what the gallery is from now on; see :class:`~chatsearch.index.live.state.State` for the flags."""
         with self._lock:
             number = self._last.number + 1
             state = State(
                 current=version.model_copy(update={"number": number}),
                 snapshots=snapshots,
                 reset=number if reset else self._state.reset,
+                moved=moved,
                 previous=self._state_number,
             )
             return self._commit("state", state=state).number

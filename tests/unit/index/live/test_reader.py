@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,13 @@ import pytest
 from chatsearch.errors import CorruptArtefactError, FingerprintMismatchError, InputError, WriterConflictError
 from chatsearch.index.gallery import GalleryIndex
 from chatsearch.index.live.compact import Compaction, build_base
-from chatsearch.index.live.log import entry_name
+from chatsearch.index.live.live_set import open_shards
+from chatsearch.index.live.log import Log, entry_name
 from chatsearch.index.live.reader import KEPT_VIEWS, LiveGallery
+from chatsearch.index.live.state import Version
 from chatsearch.index.live.writer import GalleryWriter
 from chatsearch.index.merge import merge_batches
+from chatsearch.index.shard import IndexShard
 from chatsearch.storage import Folder
 
 from tests.unit.index.live.galleries import (
@@ -117,7 +122,7 @@ def test_a_gallery_of_another_projection_is_refused_with_both_fingerprints(tmp_p
     ours, other = fingerprint(uri), write_model(str(tmp_path / "other"), seed=1)
     assert LiveGallery.open(uri, ours).version == 1
     for arguments in ({"mq_fingerprint": "f" * 16, "model": None}, {"mq_fingerprint": None, "model": other}):
-        with pytest.raises(FingerprintMismatchError, match=f"{ours}.*has M_Q .*jobs.gallery --set action=compact"):
+        with pytest.raises(FingerprintMismatchError, match=f"{ours}.*has M_Q .*jobs.gallery --recipe compact"):
             LiveGallery.open(uri, **arguments)
     locked, following = LiveGallery.open(uri, ours), LiveGallery.open(uri)
     with GalleryWriter.open(uri, "w") as writer:
@@ -215,6 +220,62 @@ def test_what_was_written_during_a_compaction_is_there_afterwards(tmp_path: Path
         reader.refresh()
         assert reader.search(queries(), 30) == LiveGallery.open(uri).search(queries(), 30)
         assert reader.search(queries(), 30) == expected(live, queries(), 30)
+
+
+def test_commits_are_found_while_a_new_base_is_being_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri, live = gallery_over_index(str(tmp_path), 20)
+    go_on = threading.Event()
+
+    def slowly(log: Log, version: Version, shards: Collection[int] | None) -> dict[int, IndexShard]:
+        go_on.wait()
+        return open_shards(log, version, shards)
+
+    reader = LiveGallery.open(uri)
+    old_base = dict(reader.view.shards)
+    monkeypatch.setattr("chatsearch.index.live.reader.open_shards", slowly)
+    with GalleryWriter.open(uri, "w") as writer:
+        put(writer, {"x": 30})
+        writer.compact(num_shards=3)
+        put(writer, {"item-0001": 31, "y": 32})
+        writer.delete(["x"])
+        live |= {"item-0001": 31, "y": 32}
+        assert reader.refresh() == writer.version
+        assert reader.view.shards == old_base
+        assert reader.search(queries(), 30) == expected(live, queries(), 30)
+        go_on.set()
+        deadline = time.monotonic() + 5
+        while reader.view.shards == old_base and time.monotonic() < deadline:
+            reader.refresh()
+            time.sleep(0.01)
+        assert len(reader.view.shards) == 3
+        assert reader.search(queries(), 30) == expected(live, queries(), 30)
+        put(writer, {"x": 33})
+        reader.refresh()
+        assert reader.search(queries(), 30) == expected(live | {"x": 33}, queries(), 30)
+        assert reader.item("item-0001") == item("item-0001", 31)
+
+
+def test_a_damaged_new_base_is_noted_and_commits_go_on_being_found(tmp_path: Path) -> None:
+    uri, live = gallery_over_index(str(tmp_path), 20)
+    reader = LiveGallery.open(uri)
+    with GalleryWriter.open(uri, "w") as writer:
+        made = build_base(writer.plan_compaction())
+        writer.commit_compaction(made)
+        (path, *_) = Path(uri).glob("bases/*/index/shards/*.faiss")
+        good = path.read_bytes()
+        path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+        deadline, noted = time.monotonic() + 5, False
+        while not noted and time.monotonic() < deadline:
+            try:
+                reader.refresh()
+            except CorruptArtefactError as error:
+                noted = path.name in str(error)
+            time.sleep(0.01)
+        assert noted
+        put(writer, {"x": 33})
+        with pytest.raises(CorruptArtefactError, match=path.name):
+            reader.refresh()
+        assert reader.search(queries(), 30) == expected(live | {"x": 33}, queries(), 30)
 
 
 def test_a_follower_sees_a_commit_within_a_second_by_poll_and_at_once_by_notice(tmp_path: Path) -> None:

@@ -1,0 +1,114 @@
+"""Change a gallery while it is served: add, delete, compact, snapshot, roll back, forget.
+
+One writer at a time: a second one is refused with the name of the first and the end of its lease.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chatsearch.errors import ConfigError
+from chatsearch.index.live.config import GalleryConfig
+from chatsearch.kinds import FEATURE_STORE
+from chatsearch.manifest import open_artefact
+from chatsearch.tracking.tracker import Tracker
+
+from jobs.command import Job, Made, main
+from jobs.recipes import gallery as recipes
+
+if TYPE_CHECKING:
+    from chatsearch.index.live.writer import GalleryWriter
+
+_NEEDED = {
+    "add": "features",
+    "delete": "items",
+    "snapshot": "name",
+    "drop": "name",
+    "rollback": "name",
+    "forget": "what",
+}
+
+
+def work(config: GalleryConfig, tracker: Tracker) -> Made:
+    """Do one action in this process."""
+    from chatsearch.index.live.create import create_gallery
+    from chatsearch.index.live.writer import GalleryWriter
+
+    for key in ("gallery", _NEEDED.get(config.action, "gallery")):
+        if not getattr(config, key):
+            raise ConfigError(f"{config.action} needs {key}; say it with --set {key}=...")
+    if config.action == "create":
+        if not (config.index or config.model):
+            raise ConfigError("create needs an index to start from, or a model: --set index=URI or --set model=URI.")
+        create_gallery(
+            config.gallery, index=config.index or None, model=config.model or None, num_shards=config.num_shards or 1
+        )
+    if config.action in ("create", "describe"):
+        return Made(config.gallery, _describe(config.gallery))
+    with GalleryWriter.open(config.gallery, config.holder, take_over=config.take_over) as writer:
+        _change(writer, config)
+        counts = {"version": writer.version, "items": writer.num_items}
+    tracker.log_metrics({f"num_{name}": count for name, count in counts.items()})
+    print(", ".join(f"{name} {count}" for name, count in counts.items()))
+    return Made(config.gallery, counts)
+
+
+def _change(writer: GalleryWriter, config: GalleryConfig) -> None:
+    match config.action:
+        case "add":
+            from chatsearch.index.live.bulk import add_store
+            from chatsearch.progress import progress
+
+            total = open_artefact(config.features, FEATURE_STORE).manifest.counts["items"]
+            with progress("add", total, "items") as advance:
+                add_store(writer, config.features, config.items_per_batch, advance)
+        case "delete":
+            writer.delete(config.items)
+        case "compact":
+            _compact(writer, config)
+        case "snapshot":
+            writer.snapshot(config.name)
+        case "drop":
+            writer.drop_snapshot(config.name)
+        case "rollback":
+            writer.rollback(int(config.name) if config.name.isdecimal() else config.name)
+        case "collect":
+            collected = writer.collect(config.grace_s)
+            print(f"deleted {len(collected.entries)} entries and {len(collected.bases)} bases")
+        case "forget":
+            from chatsearch.index.live.forget import forget
+
+            print(forget(writer, config.what))
+
+
+def _compact(writer: GalleryWriter, config: GalleryConfig) -> None:
+    if not config.on_ray:
+        writer.compact(model=config.model or None, num_shards=config.num_shards or None)
+        return
+    from chatsearch.session import ray_session
+
+    planned = writer.plan_compaction(model=config.model or None, num_shards=config.num_shards or None)
+    with ray_session():
+        from chatsearch.index.live.remote import build_base_on_ray
+
+        writer.commit_compaction(build_base_on_ray(planned, config.task_cpus))
+
+
+def _describe(uri: str) -> dict[str, int]:
+    from chatsearch.index.live.log import Log
+    from chatsearch.storage import Folder
+
+    history = Log(Folder(uri)).history()
+    version = history.version
+    held = version.base.num_items if version.base else 0
+    print(f"version {version.number}, M_Q {version.lineage.mq_fingerprint} of {version.lineage.model}")
+    print(f"base of {held} items in {version.num_shards} shards, {sum(1 for _ in version.numbers())} entries over it")
+    for name, snapshot in sorted(history.state.snapshots.items()):
+        print(f"snapshot {name}: version {snapshot.number}")
+    return {"version": version.number, "base_items": held}
+
+
+JOB = Job("gallery", recipes, default=None, kind=None, work=work)
+
+if __name__ == "__main__":
+    raise SystemExit(main(JOB))

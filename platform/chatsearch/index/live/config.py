@@ -1,0 +1,50 @@
+"""What the ``gallery`` job is told. Light: nothing heavy is imported."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator
+
+from chatsearch.config import Config, runtime
+
+
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, str) and value else value or ()
+
+
+Action = Literal["create", "add", "delete", "compact", "snapshot", "drop", "rollback", "collect", "forget", "describe"]
+
+
+class GalleryConfig(Config):
+    """One change of a gallery."""
+
+    action: Action
+    gallery: str = runtime("")
+    """The gallery."""
+    index: str = runtime("")
+    """create: the gallery index to start from; none starts empty, projected with ``model``."""
+    features: str = runtime("")
+    """add: the feature store whose items are added; those that are there are replaced."""
+    model: str = runtime("")
+    """create, compact: model bundle whose M_Q projects the gallery; none keeps the index's or gallery's own."""
+    items: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = runtime(())
+    """delete: item ids."""
+    name: str = runtime("")
+    """snapshot, drop, rollback: name of the snapshot; rollback also takes the number of a version that is kept."""
+    what: str = runtime("")
+    """forget: item id or content hash."""
+    num_shards: int = runtime(0, ge=0, le=1024)
+    """create, compact: shards; 0 keeps their number."""
+    items_per_batch: int = runtime(4096, ge=1, le=65_536)
+    """add: items that become visible together."""
+    grace_s: float = runtime(3600.0, ge=0.0)
+    """collect: seconds for which replaced versions stay whole for readers that still use them."""
+    holder: str = runtime("jobs.gallery")
+    """Name under which other writers are told who is writing."""
+    take_over: bool = runtime(False)
+    """Do not wait for another writer's lease to end; that writer is fenced off."""
+    on_ray: bool = runtime(False)
+    """compact: build in a Ray task; else in this process."""
+    task_cpus: float = runtime(1.0, gt=0)
+    """compact: processors that the Ray task asks for."""
