@@ -26,4 +26,4 @@ def test_ten_thousand_mutations(tmp_path: Path) -> None:
             damage_and_open(uri, files, rng)
         return {"mutations": PER_POINT}
 
-    assert run_points("gallery-damage", NUM_POINTS, ("platform/chatsearch", "tests/unit/index/live"), point) > 0
+    assert run_points("gallery-damage", NUM_POINTS, ("platform/chatsearch/index/live",), point) > 0

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.fault
 NUM_POINTS = 500
 MOST_STEPS = 700
 """Files that a process opens, links, renames or removes before it is killed at the latest: some forty changes."""
-SOURCES = ("platform/chatsearch/index", "tests/faults")
+SOURCES = ("platform/chatsearch/index/live",)
 
 
 @dataclass
