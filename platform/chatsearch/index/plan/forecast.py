@@ -45,10 +45,14 @@ def forecast_build(
 
 
 def array_bytes(n: int, feature_dimension: int, dimension: int, *, num_shards: int) -> int:
-    """Bytes of the arrays of a build at its peak: features, their projections, and a block in float64 or a shard and its copy."""
+    """Bytes of the arrays of a build at its peak: features, their projections, and a block in float64 or a shard and its copy.
+
+    Features count three times: mapped from their file, decoded, and as Parquet's two levels of 16 bits a number, which Arrow's memory
+    pool keeps after reading.
+    """
     vectors = 4 * n * dimension
     block = 8 * min(n, _PROJECTED) * (feature_dimension + 3 * dimension)
-    return 4 * n * feature_dimension + vectors + max(block, vectors, 2 * vectors // num_shards)
+    return 3 * 4 * n * feature_dimension + vectors + max(block, vectors, 2 * vectors // num_shards)
 
 
 def forecast_beside_actual(forecast: BuildFigures, actual: BuildFigures, rates: Rates) -> dict[str, Any]:

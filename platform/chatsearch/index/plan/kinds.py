@@ -137,10 +137,10 @@ def _pq_lists(request: PlanRequest, rates: Rates) -> IndexKind:
 
     def search(n: float) -> Search:
         scanned = min(1.0, share) * n * (code + 8)
-        tables = probes * 2 * d * 256 / rates.gemm_flops.value
+        tables = 2 * d * 256 / rates.gemm_flops.value  # by inner product once a search, not once a list
         reranked = min(n, request.k * RERANKED) * 2 * d / rates.graph_bytes.value
-        once = coarse_seconds(LISTS_PER_ROOT * root, request, rates) + reranked
-        return Search(once, scanned / rates.pq_bytes.value + tables, scanned)
+        once = coarse_seconds(LISTS_PER_ROOT * root, request, rates) + tables + reranked
+        return Search(once, scanned / rates.pq_bytes.value, scanned)
 
     trained = min(total, _TRAIN_PER_LIST * nlist) * _TRAIN_STEPS
     assigned = (trained + total) * coarse_seconds(LISTS_PER_ROOT * root, request, rates)

@@ -7,6 +7,7 @@ Shape suffixes: N vectors, Q queries, d retrieval dimension.
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import platform
 import statistics
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import faiss
@@ -26,8 +28,8 @@ from chatsearch.index.plan.request import PlanRequest
 from chatsearch.index.plan.sample import clustered
 from chatsearch.index.vectors import Float32
 
-_SCANNED_BYTES = 1 << 28
-"""Of the sample that is scanned: eight times the last-level cache of most servers' share."""
+_SCANNED_BYTES, _BLOCK_BYTES = 1 << 30, 1 << 26
+"""Of what is scanned: more than the last-level cache of a whole server, which its guests may share; and of one block of it."""
 _NUM_VECTORS = 40_000
 """Of the sample that graphs and lists are built of."""
 _NUM_QUERIES = 200
@@ -84,35 +86,38 @@ def _best_seconds(work: Callable[[], object], passes: int = _PASSES) -> float:
 
 def _scans(dimension: int, threads: int, facts: dict[str, Any]) -> dict[str, Figure]:
     """Memory bandwidth of all cores, and what of it a flat scan reaches; then each exact kind on one core."""
-    rows_Nd = np.random.default_rng(0).standard_normal((_SCANNED_BYTES // (4 * dimension), dimension), dtype=np.float32)
-    query_1d = rows_Nd[:1].copy()
-    blocks = np.array_split(rows_Nd.reshape(-1), threads)
-    with ThreadPoolExecutor(threads) as pool:
-        read = rows_Nd.nbytes / _best_seconds(lambda: list(pool.map(np.max, blocks)))
-        # A search of one query takes one thread: a machine's cores scan shards side by side.
-        faiss.omp_set_num_threads(1)
-        shards = [_flat(part_Nd) for part_Nd in np.array_split(rows_Nd, threads)]
-        together = rows_Nd.nbytes / _best_seconds(lambda: list(pool.map(lambda s: s.search(query_1d, 10), shards)))
+    # What the numbers are does not matter to a scan: one block, over and over.
+    block_Nd = np.random.default_rng(0).standard_normal((_BLOCK_BYTES // (4 * dimension), dimension), dtype=np.float32)
+    query_1d = block_Nd[:1].copy()
+    shards = [_flat(block_Nd, math.ceil(_SCANNED_BYTES / threads / block_Nd.nbytes)) for _ in range(threads)]
+    views = [faiss.rev_swig_ptr(shard.get_xb(), shard.ntotal * dimension) for shard in shards]
+    num_bytes = sum(view.nbytes for view in views)
+    # A search of one query takes one thread: a machine's cores scan shards side by side. OpenMP's number is each thread's own.
+    faiss.omp_set_num_threads(1)
+    with ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
+        read = num_bytes / _best_seconds(lambda: list(pool.map(np.max, views)))
+        together = num_bytes / _best_seconds(lambda: list(pool.map(lambda shard: shard.search(query_1d, 10), shards)))
     facts |= {"read_bytes_per_second": read, "flat_scan_bytes_per_second": together, "threads": threads}
     found = {
         "flat_scan_share": measured(min(1.0, together / read), f"flat scan over plain reads, {threads} threads"),
         "flat_bytes": measured(
-            rows_Nd.nbytes / threads / _best_seconds(lambda: shards[0].search(query_1d, 10)), "flat scan, one thread"
+            views[0].nbytes / _best_seconds(lambda: shards[0].search(query_1d, 10)), "flat scan, one thread"
         ),
     }
-    part_Nd = rows_Nd[: len(rows_Nd) // 4]
     for name, kind in (("fp16_bytes", faiss.ScalarQuantizer.QT_fp16), ("sq8_bytes", faiss.ScalarQuantizer.QT_8bit)):
         index = faiss.IndexScalarQuantizer(dimension, kind, faiss.METRIC_INNER_PRODUCT)
-        index.train(part_Nd[:20_000])
-        index.add(part_Nd)
+        index.train(block_Nd[:20_000])
+        for _ in range(4):
+            index.add(block_Nd)
         seconds = _best_seconds(lambda index=index: index.search(query_1d, 10))  # type: ignore[misc]
-        found[name] = measured(len(part_Nd) * index.code_size / seconds, "scalar quantiser's scan, one thread")
+        found[name] = measured(index.ntotal * index.code_size / seconds, "scalar quantiser's scan, one thread")
     return found
 
 
-def _flat(rows_Nd: Float32) -> Any:
-    index = faiss.IndexFlatIP(rows_Nd.shape[1])
-    index.add(rows_Nd)
+def _flat(block_Nd: Float32, times: int) -> Any:
+    index = faiss.IndexFlatIP(block_Nd.shape[1])
+    for _ in range(times):
+        index.add(block_Nd)
     return index
 
 
@@ -140,20 +145,24 @@ def _lists(vectors_Nd: Float32, queries_Qd: Float32) -> dict[str, Figure]:
     encode = _best_seconds(lambda: index.pq.compute_codes(vectors_Nd[:4000]), passes=1)
     index.add(vectors_Nd)
     index.nprobe = 32
-    times = []
-    for query_d in queries_Qd:
-        began = time.perf_counter()
-        index.search(query_d[None], 10)
-        times.append(time.perf_counter() - began)
-    index.nprobe = 8
-    # Coarse search and look-up tables cost the same per list probed as at 32 lists: the difference is all of 24 lists.
-    few = _best_seconds(lambda: [index.search(query_d[None], 10) for query_d in queries_Qd]) / len(queries_Qd)
+    times = [_best_seconds(partial(index.search, query_d[None], 10)) for query_d in queries_Qd]
+    many = _seconds_probing(index, queries_Qd, 32)
+    few = _seconds_probing(index, queries_Qd, 8)
+    # What a search does once costs the same at 8 lists as at 32: the difference is the scan of 24 lists.
     scanned = 24 * len(vectors_Nd) / _LISTS * (index.code_size + 8)
     return {
-        "pq_bytes": measured(scanned / max(1e-9, statistics.median(times) - few), "IVF-PQ lists, one thread"),
+        "pq_bytes": measured(scanned / max(1e-9, many - few), "IVF-PQ lists, one thread"),
         "pq_encode_bytes": measured(4000 * 4 * dimension / encode, "product quantiser's codes, one thread"),
-        "service_variation": measured(_variation(times), "single searches of IVF-PQ, one thread"),
+        "service_variation": measured(
+            max(0.05, statistics.pstdev(times) / statistics.fmean(times)), "single searches of IVF-PQ, one thread"
+        ),
     }
+
+
+def _seconds_probing(index: Any, queries_Qd: Float32, nprobe: int) -> float:
+    """Of one search, on average over the queries, one at a time."""
+    index.nprobe = nprobe
+    return _best_seconds(lambda: [index.search(query_d[None], 10) for query_d in queries_Qd]) / len(queries_Qd)
 
 
 def _graph(vectors_Nd: Float32, queries_Qd: Float32) -> dict[str, Figure]:
@@ -165,18 +174,14 @@ def _graph(vectors_Nd: Float32, queries_Qd: Float32) -> dict[str, Figure]:
     added = len(part_Nd) * 4 * dimension / (time.perf_counter() - began)
     index.hnsw.efSearch = 128
     index.search(queries_Qd, 10)
-    faiss.cvar.hnsw_stats.reset()
+    counters: Any = faiss.cvar
+    counters.hnsw_stats.reset()
     began = time.perf_counter()
     index.search(queries_Qd, 10)
     seconds = time.perf_counter() - began
-    visited = faiss.cvar.hnsw_stats.ndis
+    visited = counters.hnsw_stats.ndis
     return {
         "graph_bytes": measured(visited * 4 * dimension / seconds, "HNSW search, one thread"),
         "graph_add_bytes": measured(added, "HNSW insertion, one thread"),
         "visits_per_ef": measured(visited / len(queries_Qd) / 128, "HNSW search at efSearch 128"),
     }
-
-
-def _variation(times: list[float]) -> float:
-    kept = sorted(times)[: len(times) * 99 // 100]  # without the one in a hundred that the operating system took away
-    return max(0.05, statistics.pstdev(kept) / statistics.fmean(kept))

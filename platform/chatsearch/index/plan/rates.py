@@ -120,7 +120,8 @@ def read_rates(path: str) -> Rates:
         )
     try:
         held = json.loads(Path(path).read_bytes())["rates"]
-        rates = Rates(**{name: None if value is None else _figure(value) for name, value in held.items()})
+        figures: dict[str, Any] = {name: None if value is None else _figure(value) for name, value in held.items()}
+        rates = Rates(**figures)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} holds no rates of a probe ({error!r}). Measure them again with --probe.") from error
     if missing := [f.name for f in fields(Rates) if getattr(rates, f.name) is None and f.name != "embed_images"]:

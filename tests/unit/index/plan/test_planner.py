@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from chatsearch.index.plan.layout import USABLE_MEMORY, Layout, cheapest_layout
 from chatsearch.index.plan.machines import CATALOGUE, GIB
 from chatsearch.index.plan.phases import embed_phase
 from chatsearch.index.plan.planner import GalleryPlan, plan_gallery
-from chatsearch.index.plan.rates import ASSUMED, read_rates, write_rates
+from chatsearch.index.plan.rates import ASSUMED, measured, read_rates, write_rates
 from chatsearch.index.plan.report import plan_json, plan_text
 from chatsearch.index.plan.request import PlanRequest
 from hypothesis import given, settings
@@ -121,7 +122,7 @@ def test_an_exact_answer_takes_the_flat_index() -> None:
     ("changes", "named"),
     [
         ({"p95_ms": 1}, "--p95-ms 1 "),
-        ({"images": 10**12}, "--images 1,000,000,000,000"),
+        ({"images": 10**12, "recall": 1.0}, "--images 1,000,000,000,000"),
         ({"images": 5 * 10**9, "recall": 1.0, "p95_ms": 20}, "--p95-ms 20"),
         ({"images": 10**9, "recall": 1.0, "qps": 1e6, "p95_ms": 200}, "--qps 1e+06"),
     ],
@@ -133,10 +134,6 @@ def test_the_budget_that_cannot_be_kept_is_named(changes: dict[str, float], name
 
 
 def test_embedding_is_reckoned_by_the_measured_rate_where_there_is_one() -> None:
-    from dataclasses import replace
-
-    from chatsearch.index.plan.rates import measured
-
     rates = replace(ASSUMED, embed_images=measured(10.0, "test"))
     phase = embed_phase(request(images=36 * 10**6, embed_hours=1), rates, CATALOGUE)
     assert phase is not None
