@@ -63,8 +63,9 @@ def engine_settings(config: TrainConfig) -> dict[str, Any]:
                 "betas": list(optimiser.betas),
                 "eps": optimiser.epsilon,
                 "weight_decay": optimiser.weight_decay,
-                # The fused CPU optimiser would be compiled on the first start.
-                "torch_adam": not config.use_gpu,
+                # DeepSpeed's own is compiled on the first start, on a GPU with nvcc. Torch's fused one needs no compiler.
+                "torch_adam": True,
+                "fused": config.use_gpu,
             },
         },
         "zero_allow_untested_optimizer": True,
@@ -163,7 +164,8 @@ def _optimiser_state(
     """A weight and its moments, flattened, and where its updates are counted; made where no update has been yet."""
     state = optimiser.state[weight]
     if not state:
-        state["step"] = torch.tensor(0.0) if isinstance(optimiser, torch.optim.AdamW) else 0
+        # Beside the weight: a fused update counts on the device.
+        state["step"] = torch.tensor(0.0, device=weight.device) if isinstance(optimiser, torch.optim.AdamW) else 0
         state |= {kind: torch.zeros_like(weight, requires_grad=False) for kind in MOMENTS}
     tensors = {"weight": weight, **{kind: state[kind] for kind in MOMENTS}}
     assert all(tensor.dtype == torch.float32 for tensor in tensors.values()), "masters and moments are fp32"
