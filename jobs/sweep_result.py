@@ -112,11 +112,11 @@ class SweepResult:
         return [judge(claim, rows, self.config.seeds) for claim in self.config.claims]
 
     def metrics(self) -> dict[str, float]:
-        """For the tracker: mean and deviation of each row's average, and 1 or 0 for each claim that was measured."""
+        """For the tracker: mean and deviation of each row's average, and 1 or 0 for each claim that is shown or not."""
         spreads = {row.name: row.spread("average") for row in self.rows()}
         metrics = {f"{name}/average {key}": s[key] for name, s in spreads.items() if s for key in ("mean", "deviation")}
         verdicts = {claim["claim"]: claim["verdict"] for claim in self.judged()}
-        return metrics | {f"claim/{text}": float(v == "shown") for text, v in verdicts.items() if v != "not measured"}
+        return metrics | {f"claim/{t}": float(v == "shown") for t, v in verdicts.items() if v in ("shown", "not shown")}
 
     def as_json(self) -> dict[str, Any]:
         """The file's content."""

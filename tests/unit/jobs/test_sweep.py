@@ -233,7 +233,8 @@ def test_every_cell_is_a_run_below_the_sweeps() -> None:
     ids = {name: found.info.run_id for name, found in runs.items()}
     assert runs["high, seed 0"].data.tags["mlflow.parentRunId"] == ids["sweep"]
     assert runs["high, seed 0"].data.metrics["high/average"] == 20.0
-    assert runs["sweep"].data.metrics["claim/high above low"] == 1.0
+    claims = {name: value for name, value in runs["sweep"].data.metrics.items() if name.startswith("claim/")}
+    assert claims == {"claim/low above high": 0.0}  # of the others one seed is too few to tell
 
 
 def test_two_trainings_follow_each_other_in_this_process_without_a_cluster(

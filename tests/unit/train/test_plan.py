@@ -223,7 +223,9 @@ def test_deepspeed_holds_what_the_table_says(precision, stage) -> None:
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_estimate_of_activations_is_near_what_autograd_keeps(checkpointing: bool) -> None:
-    config = TrainConfig(model=model.tiny(), activation_checkpointing=checkpointing)
+    # Deep enough for the layers to be most of it.
+    language = model.tiny().language.replace(hidden_size=128, intermediate_size=384, num_layers=4)
+    config = TrainConfig(model=model.tiny().replace(language=language), activation_checkpointing=checkpointing)
     searcher = tiny_searcher(config.model).train()
     if checkpointing:
         searcher.enable_activation_checkpointing()

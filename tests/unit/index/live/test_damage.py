@@ -11,8 +11,9 @@ from chatsearch.errors import ChatSearchError, CorruptArtefactError
 from chatsearch.index.live.entry import decode
 from chatsearch.index.live.reader import LiveGallery
 from chatsearch.index.live.writer import GalleryWriter
-from chatsearch.index.shard import IndexShard, items_name
-from chatsearch.manifest import Artefact
+from chatsearch.index.shard import IndexShard
+from chatsearch.kinds import GALLERY_INDEX
+from chatsearch.manifest import open_artefact
 from chatsearch.storage import Folder
 
 from tests.unit.index.live.galleries import empty_gallery, features, gallery_over_index, item
@@ -75,30 +76,20 @@ def test_neither_faiss_nor_arrow_reads_a_damaged_byte(tmp_path: Path, monkeypatc
         good = path.read_bytes()
         bad = good[:-1] + bytes([good[-1] ^ 0x10])
         path.write_bytes(bad)
-        with monkeypatch.context() as patched:
-            if path.suffix == ".entry":
+        if path.suffix == ".entry":
+            with monkeypatch.context() as patched, pytest.raises(CorruptArtefactError, match=path.name):
                 patched.setattr("pyarrow.ipc.open_stream", lambda *_: pytest.fail("Arrow read a damaged entry"))
-                with pytest.raises(CorruptArtefactError, match=path.name):
-                    decode(bad, path.name)
-            if path.suffix in (
-                ".faiss",
-                ".parquet",
-            ):  # the item table is checked before, and read before, the FAISS file
+                decode(bad, path.name)
+        if path.suffix in (".faiss", ".parquet"):
+            index, shard = open_artefact(str(path.parents[1]), GALLERY_INDEX), int(path.stem[-5:])
+            with monkeypatch.context() as patched, pytest.raises(CorruptArtefactError, match=path.name):
                 patched.setattr("faiss.read_index", lambda *_: pytest.fail("FAISS read a damaged file"))
-            if path.suffix == ".parquet":
-                patched.setattr("pyarrow.parquet.read_table", lambda *_: pytest.fail("Arrow read a damaged table"))
-                patched.setattr(
-                    IndexShard, "open", lambda index, shard, which=path.name: open_only(index, shard, which)
-                )
-            with pytest.raises(ChatSearchError, match=path.name):
-                LiveGallery.open(uri)
+                if path.suffix == ".parquet":
+                    patched.setattr("pyarrow.parquet.read_table", lambda *_: pytest.fail("Arrow read a damaged table"))
+                IndexShard(index, shard)
+        with pytest.raises(ChatSearchError, match=path.name):
+            LiveGallery.open(uri)
         path.write_bytes(good)
-
-
-def open_only(index: Artefact, shard: int, name: str) -> None:
-    """Open the shard that a file belongs to, and no other."""
-    if items_name(shard).endswith(name):
-        IndexShard(index, shard)
 
 
 def test_damaged_features_stop_a_compaction_and_change_nothing(tmp_path: Path) -> None:
