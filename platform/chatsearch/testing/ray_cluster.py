@@ -47,10 +47,13 @@ def ray_head(*, num_cpus: int = 4, object_store_bytes: int = 150 * 1024**2) -> I
     """Start a head node, and on leaving stop exactly the processes that it started.
 
     Raises:
-        ClusterError: it did not come up in time; the message ends with its output.
+        ClusterError: it did not come up in time, or was dead before the block ended; the message ends with its output.
     """
     names = (
         "port",
+        "node-manager-port",
+        "object-manager-port",
+        "runtime-env-agent-port",
         "dashboard-port",
         "dashboard-agent-listen-port",
         "dashboard-agent-grpc-port",
@@ -89,6 +92,8 @@ def ray_head(*, num_cpus: int = 4, object_store_bytes: int = 150 * 1024**2) -> I
         try:
             _wait(head, process, log)
             yield head
+            if process.poll() is not None:
+                raise ClusterError(f"The Ray head at {head.dashboard} died while it was in use:\n{_last_words(log)}")
         finally:
             _stop(process)
 
@@ -102,8 +107,23 @@ def _wait(head: RayHead, process: subprocess.Popen[bytes], log: Path) -> None:
                 return
         time.sleep(0.5)
     raise ClusterError(
-        f"The Ray head at {head.dashboard} did not come up within {START_TIMEOUT_S:.0f} s:\n{log.read_text()[-2000:]}"
+        f"The Ray head at {head.dashboard} did not come up within {START_TIMEOUT_S:.0f} s:\n{_last_words(log)}"
     )
+
+
+def _last_words(log: Path) -> str:
+    """The ends of what the head and its parts wrote."""
+    logs = log.parent / "session_latest" / "logs"
+    parts = (
+        "raylet.out",
+        "raylet.err",
+        "gcs_server.out",
+        "dashboard.log",
+        "dashboard_agent.log",
+        "runtime_env_agent.log",
+    )
+    found = [path for path in (log, *(logs / part for part in parts)) if path.is_file()]
+    return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')[-1500:]}" for path in found)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
