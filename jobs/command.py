@@ -114,19 +114,27 @@ class Job(Generic[C]):
         kind = self.kind if isinstance(self.kind, str) else self.kind(config)
         return finished_artefact(kind, config, inputs)
 
-    def help(self) -> str:
-        """The help text: what the job does, its recipes and the keys of the default one."""
-        lines = [f"python -m jobs.{self.name} --recipe RECIPE [--set key.path=value ...] [--dry-run]", ""]
-        module = sys.modules.get(f"jobs.{self.name}") or sys.modules["__main__"]
-        lines += [(module.__doc__ or "").strip(), "", "Recipes:"]
+    def help(self, recipe: str | None = None) -> str:
+        """The help text: what the job does, its recipes and the keys of the named or the default one.
+
+        Raises:
+            UnknownNameError: no such recipe.
+        """
         names = self.recipe_names()
+        shown = recipe or self.default or names[0]
+        if shown not in names:
+            raise UnknownNameError.among(f"recipe of {self.name}", shown, names)
+        named = "--recipe RECIPE" if self.default is None else "[--recipe RECIPE]"
+        lines = [f"python -m jobs.{self.name} {named} [--set key.path=value ...] [--dry-run]", ""]
+        module = sys.modules.get(f"jobs.{self.name}") or sys.modules["__main__"]
+        lines += [(module.__doc__ or "").strip(), "", f"Recipes{' (* where none is named)' if self.default else ''}:"]
         width = max(map(len, names))
         for name in names:
             summary = (getattr(self.recipes, name).__doc__ or "").strip().splitlines()
             mark = "*" if name == self.default else " "
             lines.append(f" {mark} {name:<{width}}  {summary[0] if summary else ''}")
-        shown = self.default or names[0]
-        lines += ["", f"Keys of {shown}:", *(f"   {key}" for key in known_keys(getattr(self.recipes, shown)()))]
+        lines += ["", f"Keys of {shown} (of another recipe: --recipe NAME --help; with their values: --dry-run):"]
+        lines += [f"   {key}" for key in known_keys(getattr(self.recipes, shown)())]
         return "\n".join(lines)
 
 
@@ -142,7 +150,7 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     with _exit_codes(job) as outcome:
         if arguments.help:
-            print(job.help())
+            print(job.help(arguments.recipe))
             return 0
         recipe, config = job.configure(arguments.recipe, arguments.settings)
         if arguments.dry_run:

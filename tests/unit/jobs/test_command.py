@@ -176,6 +176,14 @@ def test_help_lists_recipes_and_keys(job: Job[CopyConfig], capsys: pytest.Captur
     assert "   long   Thirty letters." in out
     assert "   overwrite" in out
     assert "helper" not in out
+    assert "Keys of short (" in out
+
+
+def test_help_shows_the_keys_of_the_named_recipe(job: Job[CopyConfig], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(job, "--recipe", "long", "--help") == 0
+    assert "Keys of long (" in capsys.readouterr().out
+    assert run(job, "--recipe", "nope", "--help") == 2
+    assert "Known: long, short" in capsys.readouterr().err
 
 
 def test_files_of_somebody_else_are_neither_begun_nor_replaced(
