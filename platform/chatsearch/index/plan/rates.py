@@ -73,7 +73,7 @@ class Rates:
 
 ASSUMED = Rates(
     bandwidth_share=assumed(0.7, 1.25, "share of the peak memory bandwidth that reads reach (STREAM on servers)"),
-    flat_scan_share=assumed(0.85, 1.2, "goal I3 asks 0.90 of the measured bandwidth from a flat scan"),
+    flat_scan_share=assumed(0.85, 1.2, "a flat scan gets most of the bandwidth that plain reads get"),
     flat_bytes=assumed(8e9, 1.5, "one core of AVX2 keeps about 10 GB/s of reads in flight"),
     fp16_bytes=assumed(3e9, 2.0, "decoding halves to quarters the rate of float32"),
     sq8_bytes=assumed(1.5e9, 2.0, "decoding a byte costs what decoding two of fp16 costs"),
@@ -92,7 +92,7 @@ ASSUMED = Rates(
     vector_bytes=assumed(1.5e8, 1.6, "projection in float64 and a gather, an add and a write"),
     item_memory=assumed(2500.0, 1.5, "Python objects of an item while an index is built"),
     service_variation=assumed(0.3, 1.3, "standard deviation over mean of one search's time"),
-    rpc_ms=assumed(3.0, 1.5, "goal I1: shards behind actors add about 3 ms"),
+    rpc_ms=assumed(3.0, 1.5, "shards behind Ray actors in one region add about 3 ms"),
     decode_images=assumed(150.0, 1.6, "JPEG of about 500 pixels decoded and resized by one core (Pillow)"),
     gpu_share=assumed(0.35, 1.5, "share of a GPU's peak that an encoder in fp16 reaches"),
 )
