@@ -37,7 +37,7 @@ def test_head_is_on_demand_and_runs_no_tasks(cluster: dict[str, Any]) -> None:
 
 def test_there_are_nodes_of_eight_a100(cluster: dict[str, Any]) -> None:
     kinds = [node["node_config"]["InstanceType"] for node in cluster["available_node_types"].values()]
-    assert "p4d.24xlarge" in kinds
+    assert "p4de.24xlarge" in kinds
 
 
 def test_every_node_names_its_image(cluster: dict[str, Any]) -> None:
