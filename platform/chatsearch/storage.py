@@ -85,11 +85,18 @@ def _named_errors(action: str, uri: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise MissingInputError(f"Cannot {action} {uri}: it does not exist.") from error
+    except UnicodeEncodeError as error:
+        shown = uri.encode(errors="backslashreplace").decode()
+        raise StorageError(
+            f"Cannot {action} {shown}: its name is not UTF-8. Rename it, or move it elsewhere."
+        ) from error
     except OSError as error:
         hint = {
             errno.ENOSPC: "The disk is full: free some space and run the same command again.",
             errno.EROFS: "The file system is read-only: choose another output.",
             errno.EACCES: "Permission denied: choose another output or fix the permissions.",
+            errno.ENOTDIR: "A file is where a folder should be: name a folder.",
+            errno.EISDIR: "A folder is where a file should be: name a file.",
         }.get(
             error.errno or 0,
             "Check the address, the credentials and that the store is up, then run the same command again.",
@@ -111,6 +118,33 @@ def _put(local: str, target: str) -> None:
             with contextlib.suppress(OSError):
                 fs.delete_file(path)
             raise
+
+
+def _local_entries(
+    folder: str, *, recursive: bool, above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[tuple[str, int]]:
+    """Path and bytes of the files below a local folder; without ``recursive`` of all that is directly in it.
+
+    Links are followed, except one to a folder that it lies in, below which there would be no end. Not left to pyarrow, which
+    goes round such links and stops at the first name that is not UTF-8, even that of a file nobody asked for.
+    """
+    try:
+        held = os.stat(folder)
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return
+    if (held.st_dev, held.st_ino) in above:
+        return
+    above |= {(held.st_dev, held.st_ino)}
+    for entry in entries:
+        try:
+            mode, num_bytes = (found := entry.stat()).st_mode, found.st_size
+        except OSError:  # a link to nowhere or to itself, or a file that has just gone
+            mode, num_bytes = 0, 0
+        if recursive and stat.S_ISDIR(mode):
+            yield from _local_entries(entry.path, recursive=True, above=above)
+        elif not entry.name.startswith(".tmp-") and (stat.S_ISREG(mode) or not recursive):
+            yield entry.path, num_bytes
 
 
 def _sync_folder(path: str) -> None:
@@ -192,6 +226,9 @@ class Folder:
         from pyarrow.fs import FileSelector, FileType
 
         with _named_errors("list", self.uri):
+            if not is_remote(self.uri):
+                found = _local_entries(join(self.uri, prefix) if prefix else self.uri, recursive=recursive)
+                return {os.path.relpath(path, self.uri): num_bytes for path, num_bytes in found}
             fs, base = filesystem(self.uri)
             root = join(base, prefix) if prefix else base
             entries = fs.get_file_info(FileSelector(root, recursive=recursive, allow_not_found=True))
@@ -340,6 +377,11 @@ class Folder:
             fs, path = filesystem(self.uri)
             if not keep:
                 fs.delete_dir(path)
+                return
+            if not is_remote(self.uri):
+                for held in os.scandir(path):
+                    if held.name != keep:
+                        shutil.rmtree(held) if held.is_dir(follow_symlinks=False) else os.remove(held)
                 return
             for entry in fs.get_file_info(FileSelector(path)):
                 if entry.base_name != keep:

@@ -98,6 +98,24 @@ def test_a_file_being_written_is_not_listed(folder: Folder) -> None:
     assert folder.list() == ["file"]
 
 
+def test_links_that_lead_round_and_names_that_are_no_text_are_listed_past(folder: Folder) -> None:
+    folder.write_bytes("here/file", b"1")
+    for name in ("a", "b"):
+        os.symlink(folder.uri, folder.path(name))
+        os.symlink("..", folder.path(f"here/{name}"))
+    os.symlink("file", folder.path("here/link"))
+    os.symlink("nowhere", folder.path("dangling"))
+    os.mkfifo(folder.path("pipe"))
+    odd = os.fsdecode(b"caf\xe9")
+    Path(folder.path(odd)).write_bytes(b"22")
+    assert folder.sizes() == {"here/file": 1, "here/link": 1, odd: 2}
+    assert folder.list(recursive=False) == sorted(["a", "b", "here", "dangling", "pipe", odd])
+    with pytest.raises(StorageError, match=r"caf\\udce9: its name is not UTF-8. Rename it"):
+        folder.read_bytes(odd)
+    folder.delete_all(keep="pipe")
+    assert folder.list(recursive=False) == ["pipe"]
+
+
 def test_readers_see_the_old_or_the_new_file_and_nothing_between(folder: Folder) -> None:
     versions = [bytes([n]) * 200_000 for n in range(20)]
     folder.write_bytes("file", versions[0])
@@ -127,6 +145,8 @@ def test_readers_see_the_old_or_the_new_file_and_nothing_between(folder: Folder)
         (errno.ENOSPC, "The disk is full: free some space and run the same command again"),
         (errno.EROFS, "read-only: choose another output"),
         (errno.EACCES, "Permission denied: choose another output"),
+        (errno.ENOTDIR, "A file is where a folder should be"),
+        (errno.EISDIR, "A folder is where a file should be"),
         (errno.EIO, "Check the address, the credentials"),
     ],
 )
