@@ -39,7 +39,7 @@ def line_runs(
         starts[-1]["length"] += len(line)
         record_id = id_of(line)
         if record_id is not None:
-            key = hashlib.blake2b(record_id.encode(), digest_size=12).digest()
+            key = hashlib.blake2b(record_id.encode(errors="surrogatepass"), digest_size=12).digest()
             if key in seen:
                 starts[-1]["repeated"].append(number)
             seen.add(key)

@@ -92,7 +92,7 @@ class WebDatasetFolder:
                         continue
                     if data is None:
                         continue
-                    if found != key and members:
+                    if members and (found != key or suffix in members):  # a suffix again begins another sample
                         yield key, members
                         members = {}
                     key = found

@@ -105,7 +105,7 @@ def write_part(folder: Folder, part: int, records: Iterable[Sample | Rejected]) 
         for record in records:
             sizes = record if isinstance(record, Rejected) else _check(record, known)
             if isinstance(sizes, Rejected):
-                rejected.append(sizes)
+                rejected.append(Rejected(_printable(sizes.key), _printable(sizes.reason)))
                 continue
             assert isinstance(record, Sample)
             for name, (width, height) in sizes.items():
@@ -120,7 +120,7 @@ def write_part(folder: Folder, part: int, records: Iterable[Sample | Rejected]) 
     if rejected:
         names.append(file_name("rejected", part))
         lines = [json.dumps({"key": r.key, "reason": r.reason}, ensure_ascii=False) + "\n" for r in rejected]
-        folder.write_bytes(names[-1], "".join(lines).encode("utf-8", "replace"))
+        folder.write_bytes(names[-1], "".join(lines).encode())
     marker = Part(
         part=part,
         num_documents=kinds.total(),
@@ -217,6 +217,8 @@ def _check(sample: Sample, known: Set[str]) -> dict[str, tuple[int, int]] | Reje
     document = sample.document
     if not document.segments:
         return Rejected(document.document_id, "Document has no segments.")
+    if not _is_unicode(document):
+        return Rejected(document.document_id, "Document holds half of a surrogate pair, which is no character.")
     if any(s.text is not None and not s.text.strip() for s in document.segments):
         return Rejected(document.document_id, "Document holds an empty text.")
     sizes: dict[str, tuple[int, int]] = {}
@@ -231,6 +233,21 @@ def _check(sample: Sample, known: Set[str]) -> dict[str, tuple[int, int]] | Reje
         except BadImageError as error:
             return Rejected(document.document_id, str(error))
     return sizes
+
+
+def _is_unicode(document: Document) -> bool:
+    """Whether all text of a document can be written: JSON may spell lone surrogates, and Parquet, like UTF-8, has none."""
+    texts = [document.document_id, document.split, *(segment.text or "" for segment in document.segments)]
+    try:
+        "".join([*texts, *document.attributes, *document.attributes.values()]).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _printable(text: str) -> str:
+    """The text with what UTF-8 cannot hold spelled out: a name of bytes that are no text, for one."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 class _Rows:

@@ -100,6 +100,13 @@ def test_one_empty_caption_costs_only_itself(captioned_folder: Maker) -> None:
     assert "empty text" in rejected[0].reason
 
 
+def test_half_a_surrogate_pair_in_an_id_costs_only_its_record(captioned_folder: Maker) -> None:
+    folder = captioned_folder([record("x"), record("half \ud83d"), record("half \ud83d")], {"images/a.jpg": picture()})
+    samples, rejected = read(folder)
+    assert [s.document.document_id for s in samples] == ["x#caption"]
+    assert len(rejected) == 2
+
+
 def test_duplicate_is_found_across_partitions(captioned_folder: Maker) -> None:
     lines = [record(f"r{n % 7}") for n in range(10)]
     folder = captioned_folder(lines, {"images/a.jpg": picture()})

@@ -80,6 +80,7 @@ BAD: dict[str, tuple[Members, str]] = {
     "json no object": ([("bad.jpg", picture()), ("bad.json", b"[1]")], "empty text"),
     "truncated": ([("bad.jpg", picture(size=(200, 200))[:700]), ("bad.txt", b"x")], "truncated"),
     "repeated key": (good("first"), "duplicate key"),
+    "repeated key at once": (good("mid", "another"), "duplicate key"),
 }
 
 

@@ -115,14 +115,19 @@ def test_bad_records_are_set_aside_with_key_and_reason(make_shards, caption_samp
         Sample(Document("lost", Kind.CAPTION, (Segment(image="f" * 64), words)), {}),
         Sample(Document("swapped", Kind.CAPTION, (Segment(image="f" * 64), words)), {"f" * 64: b"other bytes"}),
         Sample(Document("bare", Kind.TEXT, ())),
+        caption_sample(3, text="half \ud83d"),
+        Rejected("caf\udce9.jpg", "a name that is no text"),
     ]
     uri = make_shards([*bad, good], per_part=10)
     shards = DocumentShards.open(uri)
     assert (shards.num_documents, shards.artefact.manifest.counts["rejected"]) == (1, len(bad))
     lines = [json.loads(line) for line in Folder(uri).read_bytes("rejected/part-00000.jsonl").splitlines()]
-    assert [line["key"] for line in lines] == ["row 7", "caption/1", "caption/2", "lost", "swapped", "bare"]
+    assert [line["key"] for line in lines] == [
+        "row 7", "caption/1", "caption/2", "lost", "swapped", "bare", "caption/3", "caf\\udce9.jpg"
+    ]  # fmt: skip
     assert "truncated" in lines[1]["reason"]
     assert "empty text" in lines[2]["reason"]
+    assert "surrogate" in lines[6]["reason"]
     assert shards.images.hashes() == [name]
 
 
