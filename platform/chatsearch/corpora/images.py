@@ -56,16 +56,25 @@ def decode_rgb(data: bytes) -> Image.Image:
     image = _open(data)
     try:
         image.load()
-        if image.has_transparency_data:
-            layer = image.convert("RGBA")
+        shown = _in_eight_bits(image) if image.mode.startswith("I") else image
+        if shown.has_transparency_data:
+            layer = shown.convert("RGBA")
             paper = Image.new("RGBA", layer.size, "white")
             return Image.alpha_composite(paper, layer).convert("RGB")
-        return image.convert("RGB")
+        return shown.convert("RGB")
     except Exception as error:
         detail = " ".join(str(error).split()) or type(error).__name__
         raise BadImageError(
             f"Picture is truncated or corrupt ({detail}). Fetch or export it again, or leave it out."
         ) from error
+
+
+def _in_eight_bits(image: Image.Image) -> Image.Image:
+    """A grey picture of 16 bits scaled to 8: Pillow's own conversion cuts off at 255, which makes nearly all of it white."""
+    grey = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+    transparent = image.info.get("transparency")
+    grey.info = {} if transparent is None else {"transparency": transparent // 257}
+    return grey
 
 
 def check_image(data: bytes) -> tuple[int, int]:

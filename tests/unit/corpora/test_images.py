@@ -106,6 +106,18 @@ def test_hostile_bytes_raise_nothing_else(form: str, flips: list[tuple[float, in
     assert width * height <= 25_000_000
 
 
+def test_a_grey_picture_of_16_bits_keeps_its_shades() -> None:
+    """Pillow's own conversion makes all of it white that is above 255 of 65,535."""
+    shades = [0, 128 * 257, 65_535]
+    image = Image.new("I;16", (3, 1))
+    for x, shade in enumerate(shades):
+        image.putpixel((x, 0), shade)
+    decoded = decode_rgb(encoded(image, "PNG"))
+    assert [decoded.getpixel((x, 0)) for x in range(3)] == [(0, 0, 0), (128, 128, 128), (255, 255, 255)]
+    on_white = decode_rgb(encoded(image, "PNG", transparency=shades[0]))
+    assert [on_white.getpixel((x, 0))[0] for x in range(3)] == [255, 128, 255]
+
+
 def test_transparency_is_put_on_white() -> None:
     image = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     assert decode_rgb(encoded(image, "PNG")).getpixel((1, 1)) == (255, 255, 255)
