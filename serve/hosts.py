@@ -41,7 +41,10 @@ def check_sender(method: str, headers: Mapping[bytes, bytes], allowed: Collectio
     origin = headers.get(b"origin")
     if method in _SAFE_METHODS or origin is None:
         return
-    sender = urlsplit(origin.decode("latin-1").lower()).netloc
+    try:
+        sender = urlsplit(origin.decode("latin-1").lower()).netloc
+    except ValueError:  # brackets that hold no IPv6 address
+        sender = ""
     if sender != authority:
         raise refused(
             "foreign-origin",

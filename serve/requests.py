@@ -6,7 +6,6 @@ Cheap checks come before dear ones, so that an oversized request is refused befo
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -139,7 +138,7 @@ def _read_picture(url: str) -> tuple[Picture, bytes | None]:
     if header:
         try:
             data = base64.b64decode(url[header.end() :], validate=True)
-        except binascii.Error as error:
+        except ValueError as error:  # also of characters outside ASCII, which is no binascii.Error
             raise refused(
                 "bad-image", "The data: URL of a picture is not valid base64.", "Encode the file again.", 422
             ) from error

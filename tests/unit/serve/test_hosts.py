@@ -31,7 +31,10 @@ def test_a_name_that_was_bent_to_this_machine_reads_nothing(client: TestClient, 
     assert answer.json()["trace_id"] == answer.headers["x-trace-id"]
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "http://127.0.0.1:3000", "http://localhost:8000", "null"])
+@pytest.mark.parametrize(
+    "origin",
+    ["https://evil.example", "http://127.0.0.1:3000", "http://localhost:8000", "null", "http://[", "http://[z]"],
+)
 def test_another_sites_page_changes_nothing(client: TestClient, store: ConversationStore, origin: str) -> None:
     path = client.post("/v1/conversations").headers["location"]
     for method, target in (("POST", "/v1/conversations"), ("POST", f"{path}/undo"), ("DELETE", path)):

@@ -260,7 +260,7 @@ def test_remote_pictures_are_refused_by_name(client: TestClient, url: str) -> No
 
 
 def test_bad_base64_and_truncated_pictures_are_bad_images(client: TestClient) -> None:
-    for url in ("data:image/png;base64,@@@@", data_url(picture(1)[:200])):
+    for url in ("data:image/png;base64,@@@@", "data:image/png;base64,\u00e9", data_url(picture(1)[:200])):
         body = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]}
         problem(client.post("/v1/search", json=body), 422, "bad-image")
 
@@ -269,6 +269,8 @@ def test_a_body_over_the_limit_is_refused_on_its_declared_length(client: TestCli
     body = b'{"messages": "' + b"x" * 20_000_001 + b'"}'
     answer = client.post("/v1/search", content=body, headers={"content-type": "application/json"})
     assert problem(answer, 413, "limit-exceeded")["limit"] == LIMITS.max_body_bytes
+    absurd = client.post("/v1/search", content=b"{}", headers={"content-length": "9" * 5000})
+    problem(absurd, 413, "limit-exceeded")
 
 
 def test_a_body_without_a_declared_length_is_counted(client: TestClient) -> None:
