@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping
@@ -62,6 +63,9 @@ class Manifest(BaseModel):
     files: dict[str, FileEntry]
     provenance: dict[str, str] = {}
     """Code version, time and host. Recorded, never compared."""
+    seal: str = ""
+    """Hash of all the other fields: nothing else would notice a damaged manifest that still reads well. Empty in manifests of
+    versions that had none."""
 
 
 def hash_ids(ids: Iterable[str]) -> str:
@@ -156,8 +160,9 @@ def read_manifest(uri: str) -> Manifest | None:
     folder = Folder(uri)
     if not folder.exists(MANIFEST):
         return None
+    data = folder.read_bytes(MANIFEST)
     try:
-        manifest = Manifest.model_validate_json(folder.read_bytes(MANIFEST))
+        manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
         raise CorruptArtefactError(
             f"{folder.path(MANIFEST)} is not a manifest of this project: {error.errors()[0]['msg']}. If it was one, remove the folder by "
@@ -167,7 +172,17 @@ def read_manifest(uri: str) -> Manifest | None:
         raise CorruptArtefactError(
             f"{uri} was written with schema {manifest.schema_version}; this version reads {SCHEMA_VERSION}. Make it again."
         )
+    if manifest.seal and manifest.seal != _seal(data):
+        raise CorruptArtefactError(
+            f"{folder.path(MANIFEST)} is damaged: it is not what was sealed. Restore the file, or remove the folder by hand and make "
+            "the artefact again."
+        )
     return manifest
+
+
+def _seal(manifest_json: bytes) -> str:
+    """Hash of the fields as they are written, whichever fields this version knows."""
+    return digest({name: value for name, value in json.loads(manifest_json).items() if name != "seal"})
 
 
 def open_artefact(uri: str, kind: str, *, verify: bool = False) -> Artefact:
@@ -184,7 +199,7 @@ def open_artefact(uri: str, kind: str, *, verify: bool = False) -> Artefact:
         state = (
             "its job has not finished; run the same command again to continue it"
             if folder.exists()
-            else "nothing is there"
+            else "nothing is there; check the URI, or make it first (README.md, Jobs)"
         )
         raise IncompleteArtefactError(f"No finished {kind} at {folder.uri}: {state}.")
     if manifest.kind != kind:
@@ -242,6 +257,7 @@ class Output:
                 "host": platform.node(),
             },
         )
+        manifest = manifest.model_copy(update={"seal": _seal(manifest.model_dump_json().encode())})
         self.folder.write_bytes(MANIFEST, manifest.model_dump_json(indent=1).encode())
         self.folder.delete(_STARTED)
         return Artefact(self.folder, manifest)

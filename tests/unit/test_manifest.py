@@ -210,6 +210,22 @@ def test_an_artefact_of_another_schema_is_refused(tmp_path: Path) -> None:
         read_manifest(str(tmp_path / "a"))
 
 
+def test_no_flipped_bit_of_a_manifest_goes_unnoticed(tmp_path: Path) -> None:
+    whole = make(tmp_path / "a").manifest
+    path = tmp_path / "a" / MANIFEST
+    data = path.read_bytes()
+    num_found = 0
+    for at in range(len(data)):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 7]) + data[at + 1 :])
+        try:
+            assert read_manifest(str(tmp_path / "a")) == whole
+        except CorruptArtefactError:
+            num_found += 1
+    assert num_found > len(data) // 2
+    path.write_text(json.dumps({name: value for name, value in json.loads(data).items() if name != "seal"}))
+    assert read_manifest(str(tmp_path / "a")) is not None, "manifests of versions without seals are read"
+
+
 def test_commit_takes_the_named_files_only(tmp_path: Path) -> None:
     output = begin_output(str(tmp_path / "a"), "thing", Made(), INPUTS)
     output.folder.write_bytes("kept", b"1")

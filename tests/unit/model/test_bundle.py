@@ -110,6 +110,7 @@ def rewrite(folder, name, change):
     entry = open_entry(folder, name)
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest["files"][name] = entry
+    manifest["seal"] = ""
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
