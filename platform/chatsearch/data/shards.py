@@ -6,6 +6,7 @@ they are asked for; pictures are read a row group at a time.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from collections import OrderedDict
@@ -18,9 +19,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from chatsearch.data.part import document_of, file_name
-from chatsearch.errors import CorruptArtefactError, InputError, MissingInputError
+from chatsearch.errors import CorruptArtefactError, InputError, MissingInputError, StorageError
 from chatsearch.kinds import DOCUMENT_SHARDS
 from chatsearch.manifest import Artefact, open_artefact
+from chatsearch.storage import is_remote
 from chatsearch.types import Document, Kind
 from chatsearch.types import content_hash as digest_of
 
@@ -135,7 +137,7 @@ class ImageStore:
         self._parts: list[int] = artefact.manifest.facts["parts"]
         self._lock = threading.Lock()
         self._metadata: dict[int, pq.FileMetaData] = {}
-        self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+        self._groups: OrderedDict[tuple[int, int], pa.ChunkedArray] = OrderedDict()
 
     @classmethod
     def open(cls, uri: str) -> ImageStore:
@@ -171,8 +173,9 @@ class ImageStore:
         part, row = place
         with self._lock:
             group, first = self._group_of(part, row)
-            data: bytes = self._read(part, group)["bytes"][row - first].as_py()
-        if digest_of(data) != content_hash:
+            found: list[bytes | None] = self._read(part, group).slice(row - first, 1).to_pylist()
+        data = found[0] if found else None
+        if data is None or digest_of(data) != content_hash:
             raise CorruptArtefactError(
                 f"Picture {content_hash} in {self.artefact.folder.path(self._name(part))} is damaged. Restore the file or prepare the shards "
                 "again with --set overwrite=true."
@@ -192,7 +195,7 @@ class ImageStore:
         """Sorted distinct hashes, and (part, row) of the first copy of each."""
         columns, places = [], []
         for part in range(len(self._parts)):
-            with self.artefact.folder.seekable(self._name(part)) as file:
+            with self._opened(part) as file:
                 names = pq.read_table(file, columns=["content_hash"])["content_hash"].to_numpy()
             columns.append(names.astype("S64"))
             places.append(np.stack([np.full(len(names), part), np.arange(len(names))], axis=1))
@@ -204,10 +207,31 @@ class ImageStore:
     def _name(self, part: int) -> str:
         return file_name("images", self._parts[part])
 
+    @contextlib.contextmanager
+    def _opened(self, part: int) -> Iterator[pa.NativeFile]:
+        """A file of pictures for random access. It is never read whole, so its checksum does not speak for it."""
+        with self.artefact.folder.seekable(self._name(part)) as file:
+            try:
+                yield file
+            except (pa.ArrowException, OSError, ValueError, LookupError) as error:
+                detail = " ".join(str(error).split())[:200]
+                if isinstance(error, OSError) and is_remote(self.artefact.uri):
+                    raise StorageError(
+                        f"Cannot read {self.artefact.folder.path(self._name(part))}: {detail}. Check the credentials and that the store "
+                        "is up, then run the same command again."
+                    ) from error
+                raise self._unreadable(part, detail) from error
+
+    def _unreadable(self, part: int, detail: str) -> CorruptArtefactError:
+        return CorruptArtefactError(
+            f"{self.artefact.folder.path(self._name(part))} is damaged: {detail}. Restore the file or prepare the shards again with "
+            "--set overwrite=true."
+        )
+
     def _group_of(self, part: int, row: int) -> tuple[int, int]:
         """Row group that holds a row, and the first row of that group."""
         if part not in self._metadata:
-            with self.artefact.folder.seekable(self._name(part)) as file:
+            with self._opened(part) as file:
                 self._metadata[part] = pq.read_metadata(file)
         metadata, first = self._metadata[part], 0
         for group in range(metadata.num_row_groups):
@@ -215,14 +239,14 @@ class ImageStore:
             if row < first + size:
                 return group, first
             first += size
-        raise AssertionError((part, row))
+        raise self._unreadable(part, f"it has {first} rows, picture {row} is asked for")
 
-    def _read(self, part: int, group: int) -> pa.Table:
+    def _read(self, part: int, group: int) -> pa.ChunkedArray:
         key = (part, group)
         if key not in self._groups:
-            with self.artefact.folder.seekable(self._name(part)) as file:
+            with self._opened(part) as file:
                 reader = pq.ParquetFile(file, metadata=self._metadata[part])
-                self._groups[key] = reader.read_row_group(group, columns=["bytes"])
+                self._groups[key] = reader.read_row_group(group, columns=["bytes"])["bytes"]
         self._groups.move_to_end(key)
         while len(self._groups) > _GROUPS_KEPT:
             self._groups.popitem(last=False)

@@ -66,6 +66,24 @@ def test_one_flipped_bit_is_found_before_a_document_or_a_picture_is_used(make_sh
         ImageStore.open(uri).get(name)
 
 
+def test_no_damage_to_a_file_of_pictures_is_more_than_a_named_error(make_shards, caption_sample) -> None:
+    samples = [caption_sample(n) for n in range(3)]
+    uri = make_shards(samples)
+    wanted = {name: data for sample in samples for name, data in sample.images.items()}
+    (path,) = Path(uri, "images").iterdir()
+    whole = path.read_bytes()
+    num_named = 0
+    for at in range(0, len(whole), 3):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        store = ImageStore.open(uri)
+        for name, data in wanted.items():
+            try:
+                assert store.get(name) == data
+            except (CorruptArtefactError, MissingInputError):
+                num_named += 1
+    assert num_named
+
+
 def test_row_groups_of_large_pictures_are_addressed_right(make_shards, caption_sample) -> None:
     from io import BytesIO
 
@@ -99,7 +117,7 @@ def test_unfinished_and_foreign_folders_are_refused(make_shards, caption_sample,
         DocumentShards.open(uri)
     other = make_shards([caption_sample(0)], name="other")
     manifest = json.loads(Folder(other).read_bytes(MANIFEST))
-    Folder(other).write_bytes(MANIFEST, json.dumps({**manifest, "kind": "gallery-index"}).encode())
+    Folder(other).write_bytes(MANIFEST, json.dumps({**manifest, "kind": "gallery-index", "seal": ""}).encode())
     with pytest.raises(FingerprintMismatchError, match="gallery-index, not a document-shards"):
         ImageStore.open(other)
 
