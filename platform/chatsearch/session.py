@@ -57,6 +57,8 @@ def ray_session() -> Iterator[None]:
             ray.init(address=address)
         else:
             ray.init(
+                # Not left out: Ray would then join whatever `ray start` has last begun on this machine, and refuse to.
+                address="local",
                 num_cpus=max(NUM_LOGICAL_CPUS, os.cpu_count() or 1),
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,11 +37,21 @@ print(json.dumps({"stopped": not ray.is_initialized()}))
 """
 
 
-def test_local_session(tmp_path: Path) -> None:
+@pytest.fixture
+def ray_folder() -> Iterator[Path]:
+    """Ray's own folder, which says that `ray start` has begun a cluster on this machine. Short: sockets lie in it."""
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+        Path(folder, "ray").mkdir()
+        Path(folder, "ray", "ray_current_cluster").write_text("127.0.0.1:1")
+        yield Path(folder)
+
+
+def test_local_session(tmp_path: Path, ray_folder: Path) -> None:
     hidden = ("RAY_", "PYTHONPATH")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(hidden)} | {
         "HOME": str(tmp_path),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": str(ray_folder),
     }
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
