@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -14,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.hosts import check_sender
 from serve.metrics import ServiceMetrics
-from serve.problems import MEDIA_TYPE, ProblemError, document, problem_of, too_large
+from serve.problems import MEDIA_TYPE, ProblemError, document, problem_of, refused, too_large
 from serve.settings import Limits
 
 logger = logging.getLogger("chatsearch.serve")
@@ -53,7 +54,7 @@ class Gateway:
         self._metrics.in_flight.inc()
         try:
             check_sender(scope["method"], dict(scope["headers"]), self._allowed_hosts)
-            body = await _read_body(scope, receive, self._limits.max_body_bytes)
+            body = await _read_body(scope, receive, self._limits)
             await self._app(scope, _replay(body, receive), answer)
         except Exception as error:
             if not isinstance(error, ProblemError):
@@ -91,8 +92,21 @@ def _trace_id(scope: Scope) -> str:
     return given[1].decode() if given else uuid.uuid4().hex
 
 
-async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The whole body, refused as soon as it is known to be too long."""
+async def _read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
+    """The whole body, refused as soon as it is known to be too long, or does not come."""
+    try:
+        async with asyncio.timeout(limits.max_body_s):
+            return await _gather_body(scope, receive, limits.max_body_bytes)
+    except TimeoutError as error:
+        raise refused(
+            "slow-body",
+            f"The request body did not come in within {limits.max_body_s:g} seconds.",
+            "Send it again, or send less.",
+            408,
+        ) from error
+
+
+async def _gather_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     declared = dict(scope["headers"]).get(b"content-length", b"0")
     # Of more digits than Python reads as a number the first ones say enough.
     if declared.isdigit() and (num_declared := int(declared.lstrip(b"0")[:20] or b"0")) > limit:

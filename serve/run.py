@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -61,11 +62,17 @@ def serving(args: ServeArgs, host: str = LOOPBACK, port: int = 8000) -> Iterator
 def serve_forever(
     args: ServeArgs, host: str = LOOPBACK, port: int = 8000, *, say: Callable[[str], object] = print
 ) -> None:
-    """Serve until Ctrl-C; errors as :func:`serving`."""
+    """Serve until Ctrl-C or SIGTERM; errors as :func:`serving`. Runs in the main thread."""
     with serving(args, host, port) as address:
-        say(f"Chat page: {address}    API: {address}/docs    Stop with Ctrl-C.")
-        with contextlib.suppress(KeyboardInterrupt):
-            threading.Event().wait()
+        stop = threading.Event()
+        # What `kill`, systemd and containers send; Ray's own handler would end the process with a stack trace.
+        before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        try:
+            say(f"Chat page: {address}    API: {address}/docs    Stop with Ctrl-C.")
+            with contextlib.suppress(KeyboardInterrupt):
+                stop.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
         say("Stopping.")
 
 

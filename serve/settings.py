@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from chatsearch.config import Config
+from chatsearch.converse.config import RetrieveMode
 from chatsearch.errors import ConfigError
 from chatsearch.storage import resolve
 from pydantic import Field, field_validator
@@ -13,6 +14,8 @@ class Limits(Config):
 
     max_body_bytes: int = Field(default=20_000_000, ge=1024)
     """Bytes of an HTTP request body: 413 beyond."""
+    max_body_s: float = Field(default=20.0, gt=0)
+    """Seconds in which a request body has to come in: 408 beyond, or clients that stop half-way would hold every place there is."""
     max_images: int = Field(default=16, ge=1)
     """Pictures in one dialogue, earlier turns included."""
     max_turns: int = Field(default=64, ge=1)
@@ -68,6 +71,8 @@ class ServeArgs(Config):
     allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
     """Names, without ports, by which the service may be called; ``*`` allows all. Other names are refused, since a foreign
     web page can make a name of its own lead here."""
+    page_mode: RetrieveMode = "auto"
+    """What the chat page answers with until somebody chooses; ``always`` for a model whose words are not to be read."""
     limits: Limits = Limits()
     ingress_scaling: Scaling = Scaling(
         target_ongoing_requests=16, max_ongoing_requests=64, max_queued_requests=256, num_cpus=0.2

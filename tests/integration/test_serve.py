@@ -184,7 +184,8 @@ def test_a_cluster_that_serves_already_is_left_as_it_is(client: httpx.Client, ar
     assert client.get("/readyz").status_code == 200
 
 
-def test_ctrl_c_ends_the_serve_job_cleanly(args: ServeArgs, tmp_path: Path) -> None:
+@pytest.mark.parametrize("signalled", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_serve_job_cleanly(args: ServeArgs, tmp_path: Path, signalled: signal.Signals) -> None:
     port = free_ports(1)[0]
     settings = {"args.model": args.model, "args.index": args.index, "port": port, "args.allowed_hosts": "search.example.org",
                 "args.database": f"sqlite:///{tmp_path}/new/conversations.db"}  # fmt: skip
@@ -201,7 +202,7 @@ def test_ctrl_c_ends_the_serve_job_cleanly(args: ServeArgs, tmp_path: Path) -> N
             assert job.poll() is None, "".join(said)
             for host, status in (("search.example.org", 200), (f"127.0.0.1:{port}", 200), ("evil.example", 421)):
                 assert httpx.get(f"http://127.0.0.1:{port}/healthz", headers={"host": host}).status_code == status
-            job.send_signal(signal.SIGINT)
+            job.send_signal(signalled)
             rest = job.stdout.read()
             assert job.wait(60) == 0, rest
         finally:

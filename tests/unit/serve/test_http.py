@@ -16,6 +16,7 @@ from chatsearch.errors import FingerprintMismatchError, OverloadedError
 from chatsearch.types import content_hash
 from fastapi.testclient import TestClient
 
+from serve.http import build_http_app
 from serve.store import ConversationStore
 from tests.unit.converse.memory import MemoryGallery, picture
 from tests.unit.serve.conftest import LIMITS, open_client
@@ -282,6 +283,30 @@ def test_a_body_without_a_declared_length_is_counted(client: TestClient) -> None
     problem(answer, 413, "limit-exceeded")
 
 
+def test_a_body_that_stops_half_way_holds_no_place(backend: LocalBackend, store: ConversationStore) -> None:
+    app = build_http_app(
+        backend,
+        store,
+        LIMITS.replace(max_body_s=0.1),
+        allowed_hosts=("127.0.0.1",),
+        turn_timeout_s=30,
+        retry_after_s=2,
+    )
+    came: list[Any] = [{"type": "http.request", "body": b"{", "more_body": True}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return came.pop() if came else await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/search", "headers": [(b"host", b"127.0.0.1")]}
+    asyncio.run(asyncio.wait_for(app(scope, receive, send), 10))
+    assert sent[0]["status"] == 408
+    assert json.loads(sent[1]["body"])["type"] == "urn:chatsearch:problem:slow-body"
+
+
 def test_unknown_paths_methods_and_broken_json_are_problem_documents(client: TestClient) -> None:
     problem(client.get("/nowhere"), 404, "not-found")
     problem(client.get("/v1/search"), 405, "method-not-allowed")
@@ -384,7 +409,9 @@ def test_health_metrics_and_galleries(client: TestClient, backend: LocalBackend)
     text = client.get("/metrics").text
     assert 'chatsearch_http_requests_total{route="/v1/search",status="200"} 1.0' in text
     assert 'chatsearch_retrievals_total{decision="forced"} 1.0' in text
-    (found,) = client.get("/v1/galleries").json()["galleries"]
+    listed = client.get("/v1/galleries").json()
+    (found,) = listed["galleries"]
+    assert listed["page_mode"] == "always"
     assert found == client.get("/v1/galleries/default").json() | {"trace_id": found["trace_id"]}
     assert found["num_items"] == backend.gallery.num_items
     by_item = client.get("/v1/images/item-3")
