@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection
 
 from chatsearch import __version__
+from chatsearch.converse.config import RetrieveMode
 from chatsearch.errors import ChatSearchError
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -33,6 +34,7 @@ def build_http_app(
     allowed_hosts: Collection[str],
     turn_timeout_s: float,
     retry_after_s: float,
+    page_mode: RetrieveMode = "auto",
 ) -> FastAPI:
     """The whole HTTP surface over a backend and a store."""
     metrics = ServiceMetrics()
@@ -44,7 +46,7 @@ def build_http_app(
         redoc_url=None,
         responses={"default": {"model": Problem, "content": {MEDIA_TYPE: {}}, "description": "A problem document."}},
     )
-    app.state.service = Service(backend, store, limits, metrics, turn_timeout_s)
+    app.state.service = Service(backend, store, limits, metrics, turn_timeout_s, page_mode)
     for router in (chat.router, conversations.router, galleries.router, operations.router, page.build_router()):
         app.include_router(router)
 

@@ -227,3 +227,4 @@ class GalleryList(Answered):
     """All galleries of this service."""
 
     galleries: list[GalleryView]
+    page_mode: RetrieveMode = Field(description="What the chat page answers with until somebody chooses.")

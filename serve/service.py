@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from chatsearch.converse.config import AnswerOptions
+from chatsearch.converse.config import AnswerOptions, RetrieveMode
 from chatsearch.converse.dialogue import Dialogue, Retrieval
 from chatsearch.converse.events import Candidates, Done, Event
 from chatsearch.types import Segment
@@ -30,6 +30,7 @@ class Service:
     limits: Limits
     metrics: ServiceMetrics
     turn_timeout_s: float
+    page_mode: RetrieveMode
 
     @contextlib.asynccontextmanager
     async def answering(

@@ -21,6 +21,7 @@ async def galleries(service: ServiceDep, trace_id: TraceId) -> GalleryList:
     """All galleries of this service."""
     return GalleryList(
         galleries=[_view(service, trace_id)],
+        page_mode=service.page_mode,
         model=service.backend.model,
         index_version=service.backend.index,
         trace_id=trace_id,

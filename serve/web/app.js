@@ -331,6 +331,9 @@ $("export").addEventListener("click", guarded(async () => {
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 }));
 
+let chosen = false; // a mode by hand, perhaps before the service has said which one it begins with
+document.querySelector(".modes").addEventListener("change", () => { chosen = true; });
+
 let depth = 0; // dragenter and dragleave also fire for every child
 const hasFiles = (event) => [...event.dataTransfer.types].includes("Files");
 window.addEventListener("dragenter", (event) => {
@@ -364,7 +367,9 @@ for (const text of SUGGESTIONS) {
 }
 
 guarded(async () => {
-  names(await api.describe());
+  const served = await api.describe();
+  names(served);
+  if (!chosen) document.querySelector(`input[name=mode][value=${served.page_mode}]`).checked = true;
   const id = sessionStorage.getItem(KEY);
   if (!id) return;
   try {

@@ -23,7 +23,13 @@ LIMITS = Limits(max_new_tokens=8, max_tokens=400)
 def open_client(backend: LocalBackend, store: ConversationStore, *, turn_timeout_s: float = 30) -> TestClient:
     """A client of the whole HTTP application, which was started on loopback."""
     app = build_http_app(
-        backend, store, LIMITS, allowed_hosts=("127.0.0.1", "::1"), turn_timeout_s=turn_timeout_s, retry_after_s=2
+        backend,
+        store,
+        LIMITS,
+        allowed_hosts=("127.0.0.1", "::1"),
+        turn_timeout_s=turn_timeout_s,
+        retry_after_s=2,
+        page_mode="always",
     )
     return TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False)
 
