@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chatsearch.errors import MissingInputError, StorageError
+from chatsearch.errors import ChatSearchError, MissingInputError, StorageError
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile
@@ -86,21 +86,21 @@ def _named_errors(action: str, uri: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise MissingInputError(f"Cannot {action} {uri}: it does not exist.") from error
     except UnicodeEncodeError as error:
-        shown = uri.encode(errors="backslashreplace").decode()
-        raise StorageError(
-            f"Cannot {action} {shown}: its name is not UTF-8. Rename it, or move it elsewhere."
-        ) from error
-    except OSError as error:
+        uri = uri.encode(errors="backslashreplace").decode()
+        raise StorageError(f"Cannot {action} {uri}: its name is not UTF-8. Rename it, or move it elsewhere.") from error
+    except Exception as error:
+        # FAISS and safetensors write by themselves, and put what the system says into the text of an error of their own.
+        full = not isinstance(error, ChatSearchError) and os.strerror(errno.ENOSPC) in str(error)
+        if not (full or isinstance(error, OSError)):
+            raise
         hint = {
             errno.ENOSPC: "The disk is full: free some space and run the same command again.",
             errno.EROFS: "The file system is read-only: choose another output.",
             errno.EACCES: "Permission denied: choose another output or fix the permissions.",
             errno.ENOTDIR: "A file is where a folder should be: name a folder.",
             errno.EISDIR: "A folder is where a file should be: name a file.",
-        }.get(
-            error.errno or 0,
-            "Check the address, the credentials and that the store is up, then run the same command again.",
-        )
+        }.get(errno.ENOSPC if full else getattr(error, "errno", 0))
+        hint = hint or "Check the address, the credentials and that the store is up, then run the same command again."
         detail = " ".join(str(error).split())[:300]
         raise StorageError(f"Cannot {action} {uri}: {detail}. {hint}") from error
 
@@ -125,8 +125,8 @@ def _local_entries(
 ) -> Iterator[tuple[str, int]]:
     """Path and bytes of the files below a local folder; without ``recursive`` of all that is directly in it.
 
-    Links are followed, except one to a folder that it lies in, below which there would be no end. Not left to pyarrow, which
-    goes round such links and stops at the first name that is not UTF-8, even that of a file nobody asked for.
+    Links are followed, but none to a folder that it lies in. pyarrow goes round such links for ever, and stops at any name that
+    is not UTF-8.
     """
     try:
         held = os.stat(folder)

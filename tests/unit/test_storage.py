@@ -8,6 +8,8 @@ import tempfile
 import threading
 from pathlib import Path
 
+import faiss
+import numpy as np
 import pytest
 from chatsearch.errors import MissingInputError, StorageError
 from chatsearch.storage import Folder, _cache_root, filesystem, is_remote, join, resolve
@@ -175,6 +177,17 @@ def test_a_path_through_a_file_is_a_storage_error(folder: Folder) -> None:
     folder.write_bytes("file", b"x")
     with pytest.raises(StorageError, match="Cannot write"):
         folder.write_bytes("file/below", b"y")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_device_is_named_where_a_library_writes(folder: Folder) -> None:
+    """FAISS raises an error of its own, which is no OSError."""
+    index = faiss.IndexFlatIP(8)
+    index.add(np.zeros((5000, 8), np.float32))
+    with pytest.raises(StorageError, match="The disk is full"), folder.writing("file") as local:
+        os.symlink("/dev/full", local)
+        faiss.write_index(index, local)
+    assert folder.list() == []
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
