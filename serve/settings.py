@@ -105,5 +105,7 @@ class ServeArgs(Config):
     @field_validator("database")
     @classmethod
     def _absolute_sqlite(cls, value: str) -> str:
+        if "://" not in value:
+            raise ConfigError(f"database={value!r} is no URL. Write sqlite:///PATH or postgresql://USER@HOST/NAME.")
         path = value.removeprefix("sqlite:///")
         return value if path in (value, "", ":memory:") else f"sqlite:///{resolve(path)}"

@@ -78,7 +78,7 @@ def apply_overrides(config: C, settings: Sequence[str]) -> C:
 def _parse(raw: str) -> Any:
     try:
         return json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return raw
 
 

@@ -77,3 +77,5 @@ def test_local_paths_are_made_absolute_because_replicas_run_elsewhere() -> None:
     assert args.images == (str(here / "runs/s"),)
     assert args.database == f"sqlite:///{here}/runs/c.db"
     assert args.replace(database="postgresql://h/d").database == "postgresql://h/d"
+    with pytest.raises(ConfigError, match=r"is no URL\. Write sqlite:///"):
+        args.replace(database="conversations.db")
