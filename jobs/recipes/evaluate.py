@@ -41,6 +41,17 @@ def tiny_decision(places: Places = TINY) -> EvaluateConfig:
     )
 
 
+def tiny_interaction(places: Places = TINY) -> EvaluateConfig:
+    """Whether other picks and other words lead to other results, on held-out scenes."""
+    return EvaluateConfig(
+        protocol="interaction",
+        model=places.instruct_model,
+        data=places.test_shards,
+        index=places.index,
+        output=places.at("evaluation-interaction.json"),
+    )
+
+
 def small(places: Places = SMALL) -> EvaluateConfig:
     """Text to image on the held-out photographs of a captioned folder; name it with --set data=FOLDER."""
     return EvaluateConfig(

@@ -12,7 +12,7 @@ from chatsearch.errors import ConfigError
 from chatsearch.kinds import DUAL_ENCODER, FROMAGE
 from chatsearch.model.config import HeadsConfig
 
-Protocol = Literal["chatsearch", "text_to_image", "decision"]
+Protocol = Literal["chatsearch", "text_to_image", "decision", "interaction"]
 Baseline = Literal["random", "ridge", "dual_encoder", "fromage"]
 
 
@@ -40,9 +40,9 @@ class EvaluateConfig(Config):
     model: str = runtime("")
     """Model bundle."""
     data: str = runtime("")
-    """Document shards (chatsearch, decision), or a captioned folder (text_to_image)."""
+    """Document shards, or a captioned folder (text_to_image)."""
     index: str = runtime("")
-    """Gallery index of the model (chatsearch)."""
+    """Gallery index of the model (chatsearch, interaction)."""
     features: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = runtime(())
     """Feature stores of the same encoder, to look up pictures that are embedded already (text_to_image)."""
     baseline: str = runtime("")

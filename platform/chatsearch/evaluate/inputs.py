@@ -23,7 +23,14 @@ RESULT = "evaluation"
 Inputs = dict[str, dict[str, str]]
 """By name: ``uri`` and ``fingerprint``."""
 
-_NEEDED = {"chatsearch": ("model", "data", "index"), "text_to_image": ("model", "data"), "decision": ("model", "data")}
+_NEEDED = {
+    "chatsearch": ("model", "data", "index"),
+    "text_to_image": ("model", "data"),
+    "decision": ("model", "data"),
+    "interaction": ("model", "data", "index"),
+}
+_COMPARED = ("chatsearch", "text_to_image")
+"""Protocols with baselines."""
 
 
 def inputs_of(config: EvaluateConfig) -> Inputs:
@@ -47,13 +54,13 @@ def inputs_of(config: EvaluateConfig) -> Inputs:
         inputs |= {f"features.{n}": _artefact(uri, FEATURE_STORE) for n, uri in enumerate(config.features)}
     else:
         inputs["data"] = _artefact(config.data, DOCUMENT_SHARDS)
-    if config.protocol == "chatsearch":
+    if "index" in _NEEDED[config.protocol]:
         index = open_artefact(config.index, GALLERY_INDEX)
         inputs["index"] = {"uri": index.uri, "fingerprint": index.fingerprint}
         inputs["features"] = _artefact(index.manifest.facts["features"], FEATURE_STORE)
-    if config.protocol != "decision" and config.baseline and "dual_encoder" in config.baselines:
+    if config.protocol in _COMPARED and config.baseline and "dual_encoder" in config.baselines:
         inputs["baseline"] = _artefact(config.baseline, DUAL_ENCODER)
-    if config.protocol != "decision" and config.fromage and "fromage" in config.baselines:
+    if config.protocol in _COMPARED and config.fromage and "fromage" in config.baselines:
         inputs["fromage"] = _artefact(config.fromage, FROMAGE)
     return inputs
 

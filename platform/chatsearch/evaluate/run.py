@@ -1,6 +1,6 @@
 """Measure one model with one protocol, and write the result as JSON.
 
-schema_version, protocol {name, ...}, counts, numbers of the protocol (see chatsearch, text_to_image, decision),
+schema_version, protocol {name, ...}, counts, numbers of the protocol (see chatsearch, text_to_image, decision, interaction),
 model {uri, fingerprint, mq_fingerprint, encoder_fingerprint, preprocessing_id}, inputs {name: {uri, fingerprint}},
 config, fingerprint (of inputs and configuration), seconds, date, chatsearch
 """
@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from chatsearch import __version__
 from chatsearch.converse.pictures import PictureEncoder
 from chatsearch.data.shards import DocumentShards
 from chatsearch.errors import FingerprintMismatchError
-from chatsearch.evaluate import chatsearch, decision, text_to_image
+from chatsearch.evaluate import chatsearch, decision, interaction, text_to_image
 from chatsearch.evaluate.config import EvaluateConfig
 from chatsearch.evaluate.dual_encoder import DUAL_ENCODER_FORMAT
 from chatsearch.evaluate.fromage import FROMAGE_FORMAT
@@ -65,9 +66,12 @@ def evaluate(config: EvaluateConfig, tracker: Tracker) -> dict[str, Any]:
     begin = time.monotonic()
     torch.set_num_threads(config.threads)
     bundle = load_bundle(config.model)
-    measured = {"chatsearch": _chatsearch, "text_to_image": _text_to_image, "decision": _decision}[config.protocol](
-        config, bundle
-    )
+    measured = {
+        "chatsearch": _chatsearch,
+        "text_to_image": _text_to_image,
+        "decision": _decision,
+        "interaction": _interaction,
+    }[config.protocol](config, bundle)
     result = {
         "schema_version": RESULT_SCHEMA,
         **measured,
@@ -108,7 +112,16 @@ def flat_metrics(measured: Mapping[str, Any], prefix: str = "") -> dict[str, flo
     return flat
 
 
-def _chatsearch(config: EvaluateConfig, bundle: ModelBundle) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Gallery:
+    """What is asked, and the pictures of the model's index that it is asked of."""
+
+    shards: DocumentShards
+    hashes: list[str]
+    features: PictureFeatures
+
+
+def _open_gallery(config: EvaluateConfig, bundle: ModelBundle) -> _Gallery:
     index = open_index(config.index, bundle.mq_fingerprint, model=bundle.uri)
     store = FeatureStore.open(index.manifest.facts["features"])
     if store.fingerprint != index.manifest.inputs["features"]:
@@ -126,8 +139,13 @@ def _chatsearch(config: EvaluateConfig, bundle: ModelBundle) -> dict[str, Any]:
         encoder_fingerprint=bundle.encoder_fingerprint,
         batch_size=config.batch_size,
     )
-    gallery = [item.content_hash for item in store.items()]
-    evaluation = chatsearch.ChatSearchEvaluation(queries_by_sub_task(shards.documents()), gallery, features)
+    return _Gallery(shards, [item.content_hash for item in store.items()], features)
+
+
+def _chatsearch(config: EvaluateConfig, bundle: ModelBundle) -> dict[str, Any]:
+    opened = _open_gallery(config, bundle)
+    shards, features = opened.shards, opened.features
+    evaluation = chatsearch.ChatSearchEvaluation(queries_by_sub_task(shards.documents()), opened.hashes, features)
     pictures = PictureEncoder(bundle.vision, shards.images)
     methods: list[Method] = [ChatSearcherMethod(bundle, pictures, config.batch_size)]
     results = {methods[0].name: evaluation.measure(methods[0])}
@@ -207,4 +225,18 @@ def _decision(config: EvaluateConfig, bundle: ModelBundle) -> dict[str, Any]:
         "num_retrieval": sum(prompt.wants_image for prompt in prompts),
         "num_question": sum(not prompt.wants_image for prompt in prompts),
         "decision": decision.score(prompts, decisions),
+    }
+
+
+def _interaction(config: EvaluateConfig, bundle: ModelBundle) -> dict[str, Any]:
+    opened = _open_gallery(config, bundle)
+    dialogues = interaction.dialogues_of(opened.shards.documents())
+    evaluation = interaction.InteractionEvaluation(dialogues, opened.hashes, opened.features)
+    ours = ChatSearcherMethod(bundle, PictureEncoder(bundle.vision, opened.shards.images), config.batch_size)
+    return {
+        "protocol": {"name": "interaction", **interaction.PROTOCOL},
+        "splits": opened.shards.splits,
+        "num_dialogues": len(dialogues),
+        "num_gallery": len(set(opened.hashes)),
+        "interaction": evaluation.measure(ours),
     }

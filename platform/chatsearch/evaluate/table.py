@@ -41,6 +41,8 @@ def table_of(result: Mapping[str, Any]) -> list[ReportTable]:
         return [_chatsearch(result, which) for which in ("targets", "all")]
     if protocol == "text_to_image":
         return [_text_to_image(result)]
+    if protocol == "interaction":
+        return [_interaction(result)]
     return [_decision(result)]
 
 
@@ -84,3 +86,10 @@ def _decision(result: Mapping[str, Any]) -> ReportTable:
         rows.append((name, *(_number(cells[c]) for c in columns), *(str(cells[c]) for c in counts)))
     title = f"Decision to retrieve, {result['num_retrieval']} retrieval and {result['num_question']} question prompts"
     return ReportTable(title, ("[IMG] as", *columns, *(c.replace("_", " ") for c in counts)), tuple(rows))
+
+
+def _interaction(result: Mapping[str, Any]) -> ReportTable:
+    columns = (*(f"R@{k}" for k in CUTOFFS), "median_rank", "worse", "same_first", "shared")
+    rows = [(name, *(_number(cells.get(c)) for c in columns)) for name, cells in result["interaction"].items()]
+    title = f"The target after another pick or other words, {result['num_dialogues']} dialogues in {result['num_gallery']} pictures"
+    return ReportTable(title, ("asked with", *(c.replace("_", " ") for c in columns)), tuple(rows))

@@ -1,4 +1,4 @@
-"""All three protocols from configuration to JSON file, on the drawn world with an untrained model."""
+"""All protocols from configuration to JSON file, on the drawn world with an untrained model."""
 
 import json
 import os
@@ -111,6 +111,18 @@ def test_decision(world, tmp_path):
     assert counts["false_alarms"] + counts["silences"] == result["num_question"] == 6
     assert "decision/in_answer/recall" in metrics
     assert len(table_of(result)[0].rows) == 2
+
+
+def test_interaction(world, tmp_path):
+    values = {"model": world.bundle, "data": world.shards, "index": world.index}
+    result, metrics = run(tmp_path, protocol="interaction", **values)
+    assert result["num_dialogues"] == 5
+    assert list(result["interaction"]) == ["unchanged", "other pick", "other words"]
+    assert metrics["interaction/other pick/shared"] == result["interaction"]["other pick"]["shared"]
+    assert [row[0] for row in table_of(result)[0].rows] == list(result["interaction"])
+    assert set(result["inputs"]) == {"data", "index", "features"}
+    with pytest.raises(ConfigError, match="index is not set; protocol=interaction"):
+        run(tmp_path, **{**values, "protocol": "interaction", "index": ""})
 
 
 def test_what_is_missing_or_does_not_fit_is_named(world, tmp_path):
