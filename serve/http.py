@@ -7,7 +7,6 @@ import math
 from collections.abc import Collection
 
 from chatsearch import __version__
-from chatsearch.converse.config import RetrieveMode
 from chatsearch.errors import ChatSearchError
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -20,7 +19,7 @@ from serve.metrics import ServiceMetrics
 from serve.problems import MEDIA_TYPE, Problem, ProblemError, document, problem, problem_of
 from serve.routes import chat, conversations, galleries, operations, page
 from serve.service import Service
-from serve.settings import Limits
+from serve.settings import Limits, PageSettings
 from serve.store import ConversationStore
 
 logger = logging.getLogger("chatsearch.serve")
@@ -34,7 +33,7 @@ def build_http_app(
     allowed_hosts: Collection[str],
     turn_timeout_s: float,
     retry_after_s: float,
-    page_mode: RetrieveMode = "auto",
+    page_settings: PageSettings,
 ) -> FastAPI:
     """The whole HTTP surface over a backend and a store."""
     metrics = ServiceMetrics()
@@ -46,7 +45,7 @@ def build_http_app(
         redoc_url=None,
         responses={"default": {"model": Problem, "content": {MEDIA_TYPE: {}}, "description": "A problem document."}},
     )
-    app.state.service = Service(backend, store, limits, metrics, turn_timeout_s, page_mode)
+    app.state.service = Service(backend, store, limits, metrics, turn_timeout_s, page_settings)
     for router in (chat.router, conversations.router, galleries.router, operations.router, page.build_router()):
         app.include_router(router)
 

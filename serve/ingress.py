@@ -112,5 +112,5 @@ class Ingress:
             allowed_hosts=self._args.allowed_hosts,
             turn_timeout_s=self._args.turn_timeout_s,
             retry_after_s=self._args.retry_after_s,
-            page_mode=self._args.page_mode,
+            page_settings=self._args.page,
         )

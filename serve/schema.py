@@ -223,8 +223,15 @@ class GalleryView(Answered):
     projection_fingerprint: str
 
 
+class PageView(BaseModel):
+    """How the chat page begins."""
+
+    mode: RetrieveMode = Field(description="What it answers with until somebody chooses.")
+    examples: list[str] = Field(description="Requests offered above an empty conversation.")
+
+
 class GalleryList(Answered):
     """All galleries of this service."""
 
     galleries: list[GalleryView]
-    page_mode: RetrieveMode = Field(description="What the chat page answers with until somebody chooses.")
+    page: PageView

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from chatsearch.converse.config import AnswerOptions, RetrieveMode
+from chatsearch.converse.config import AnswerOptions
 from chatsearch.converse.dialogue import Dialogue, Retrieval
 from chatsearch.converse.events import Candidates, Done, Event
 from chatsearch.types import Segment
@@ -17,7 +17,7 @@ from fastapi import Depends, Request
 from serve.backend import Backend
 from serve.metrics import ServiceMetrics
 from serve.problems import refused
-from serve.settings import Limits
+from serve.settings import Limits, PageSettings
 from serve.store import ConversationStore
 
 
@@ -30,7 +30,7 @@ class Service:
     limits: Limits
     metrics: ServiceMetrics
     turn_timeout_s: float
-    page_mode: RetrieveMode
+    page: PageSettings
 
     @contextlib.asynccontextmanager
     async def answering(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from chatsearch.config import Config
 from chatsearch.converse.config import RetrieveMode
 from chatsearch.errors import ConfigError
@@ -57,6 +59,15 @@ class Scaling(Config):
             )
 
 
+class PageSettings(Config):
+    """How the chat page begins."""
+
+    mode: RetrieveMode = "auto"
+    """What it answers with until somebody chooses; ``always`` for a model whose words are not to be read."""
+    examples: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field((), max_length=6)
+    """Requests offered above an empty conversation: such as this gallery and this model can answer."""
+
+
 class ServeArgs(Config):
     """Arguments of :func:`serve.app.build_app`; the ``args`` of an application in a Serve config file."""
 
@@ -71,8 +82,7 @@ class ServeArgs(Config):
     allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
     """Names, without ports, by which the service may be called; ``*`` allows all. Other names are refused, since a foreign
     web page can make a name of its own lead here."""
-    page_mode: RetrieveMode = "auto"
-    """What the chat page answers with until somebody chooses; ``always`` for a model whose words are not to be read."""
+    page: PageSettings = PageSettings()
     limits: Limits = Limits()
     ingress_scaling: Scaling = Scaling(
         target_ongoing_requests=16, max_ongoing_requests=64, max_queued_requests=256, num_cpus=0.2

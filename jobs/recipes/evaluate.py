@@ -36,7 +36,6 @@ def tiny_decision(places: Places = TINY) -> EvaluateConfig:
         protocol="decision",
         model=places.instruct_model,
         data=places.test_shards,
-        features=(places.gallery_features,),
         output=places.at("evaluation-decision.json"),
     )
 
@@ -61,6 +60,11 @@ def small(places: Places = SMALL) -> EvaluateConfig:
         baseline=places.baseline,
         output=places.report,
     )
+
+
+def small_decision(places: Places = SMALL) -> EvaluateConfig:
+    """Whether the model itself decides to answer with a picture, on held-out photographs."""
+    return tiny_decision(places)
 
 
 def small_fromage(places: Places = SMALL) -> EvaluateConfig:

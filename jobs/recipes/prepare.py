@@ -61,9 +61,9 @@ def small_instruct(places: Places = SMALL) -> PrepareConfig:
 
 
 def small_test(places: Places = SMALL) -> PrepareConfig:
-    """Photographs, held out: the test split as a gallery, with "find ..." requests."""
+    """Photographs, held out: the test split as a gallery, with "find ..." requests and captioning questions."""
     return PrepareConfig(
-        corpus=CaptionedFolderConfig(path=PHOTOGRAPHS, split="test", emit=(Kind.T, Kind.GALLERY)),
+        corpus=CaptionedFolderConfig(path=PHOTOGRAPHS, split="test", emit=(Kind.T, Kind.QUESTION, Kind.GALLERY)),
         output=places.test_shards,
     )
 

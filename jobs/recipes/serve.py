@@ -7,7 +7,15 @@ from chatsearch.storage import resolve
 from pydantic import Field
 
 from jobs.recipes.places import SMALL, TINY, Places
-from serve.settings import ServeArgs
+from serve.settings import PageSettings, ServeArgs
+
+# Some the tiny model answers with pictures at once; to less it asks back, as the dialogues it has learnt from do.
+_SCENES = (
+    "show me a tiny purple key. and two purple hearts.",
+    "i want a blue house. i also see a pink fish.",
+    "find the fruit that keeps the doctor away.",
+)
+_PHOTOGRAPHS = ("A dog running on the beach", "Two children playing football", "A man climbing a steep rock")
 
 
 class ServeConfig(Config):
@@ -23,11 +31,12 @@ def tiny(places: Places = TINY) -> ServeConfig:
     """The quickstart's model over its held-out scenes."""
     # The conversations stay on this machine, wherever the artefacts lie.
     database = f"sqlite:///{resolve('runs/conversations.db')}"
-    return ServeConfig(args=ServeArgs(model=places.instruct_model, index=places.index, database=database))
+    page = PageSettings(examples=_SCENES)
+    return ServeConfig(args=ServeArgs(model=places.instruct_model, index=places.index, database=database, page=page))
 
 
 def small(places: Places = SMALL) -> ServeConfig:
     """The quickstart's model over its held-out photographs."""
     config = tiny(places)
     # It has learnt from captions and templates: left to decide, it answers in words, and they are not good for anything.
-    return config.replace(args=config.args.replace(page_mode="always"))
+    return config.replace(args=config.args.replace(page=PageSettings(mode="always", examples=_PHOTOGRAPHS)))

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 
 from serve.media import media_type
 from serve.problems import refused
-from serve.schema import GalleryList, GalleryView
+from serve.schema import GalleryList, GalleryView, PageView
 from serve.service import Service, ServiceDep, TraceId
 
 router = APIRouter(prefix="/v1", tags=["galleries"])
@@ -21,7 +21,7 @@ async def galleries(service: ServiceDep, trace_id: TraceId) -> GalleryList:
     """All galleries of this service."""
     return GalleryList(
         galleries=[_view(service, trace_id)],
-        page_mode=service.page_mode,
+        page=PageView(mode=service.page.mode, examples=list(service.page.examples)),
         model=service.backend.model,
         index_version=service.backend.index,
         trace_id=trace_id,

@@ -9,7 +9,6 @@ const MAX_PICTURES = 16;
 const MAX_BYTES = 14_000_000; // base64 makes it a third longer; the service takes 20 MB
 const TYPES = ["image/jpeg", "image/png", "image/webp"];
 const KEY = "chatsearch.conversation";
-const SUGGESTIONS = ["Something to eat that keeps the doctor away", "A striped one, to the left of something blue", "What can you find for me?"];
 
 let conversation = null; // the last view from the server
 let attachments = []; // {url, name}
@@ -356,7 +355,7 @@ window.addEventListener("keydown", (event) => {
   if (event.key === "Escape") $("toasts").replaceChildren();
 });
 
-for (const text of SUGGESTIONS) {
+function suggest(text) {
   const button = element("button", { type: "button", textContent: text });
   button.addEventListener("click", () => {
     $("text").value = text;
@@ -369,7 +368,8 @@ for (const text of SUGGESTIONS) {
 guarded(async () => {
   const served = await api.describe();
   names(served);
-  if (!chosen) document.querySelector(`input[name=mode][value=${served.page_mode}]`).checked = true;
+  served.page.examples.forEach(suggest);
+  if (!chosen) document.querySelector(`input[name=mode][value=${served.page.mode}]`).checked = true;
   const id = sessionStorage.getItem(KEY);
   if (!id) return;
   try {

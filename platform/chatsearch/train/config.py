@@ -11,8 +11,18 @@ from chatsearch.data.config import LoaderConfig, StreamConfig
 from chatsearch.errors import ConfigError
 from chatsearch.model.config import Attention, HeadsConfig, ObjectiveConfig, SceneCnnConfig, SearcherConfig
 
-TRAINED_PARTS = ("language", "perceiver", "input_cls", "input_queries", "query_head", "gallery_head", "log_scale")
-"""Top-level parts of the searcher: the names under which learning rates may differ."""
+TRAINED_PARTS = (
+    "language",
+    "control_tokens",
+    "perceiver",
+    "input_cls",
+    "input_queries",
+    "query_head",
+    "gallery_head",
+    "log_scale",
+)
+"""The names under which learning rates may differ: top-level parts of the searcher, and within the language model the rows
+of ``[IMG]`` and ``[/IMG]``, which start untrained beside pretrained words."""
 
 
 class OptimiserConfig(Config):

@@ -78,7 +78,7 @@ def parameter_groups(searcher: nn.Module, config: TrainConfig) -> list[dict[str,
     """Trainable parameters by the multiplier of the part they belong to, in the searcher's own order."""
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in searcher.named_parameters():
-        part = name.partition(".")[0]
+        part = "control_tokens" if name.startswith("language.control_") else name.partition(".")[0]
         assert part in TRAINED_PARTS, f"{part} is not among TRAINED_PARTS"
         if parameter.requires_grad:
             groups.setdefault(config.optimiser.multipliers.get(part, 1.0), []).append(parameter)

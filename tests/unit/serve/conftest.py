@@ -12,7 +12,7 @@ from chatsearch.testing.tiny import tiny_bundle
 from fastapi.testclient import TestClient
 
 from serve.http import build_http_app
-from serve.settings import Limits
+from serve.settings import Limits, PageSettings
 from serve.store import ConversationStore
 from tests.unit.converse.memory import MemoryGallery
 from tests.unit.serve.local import LocalBackend
@@ -29,7 +29,7 @@ def open_client(backend: LocalBackend, store: ConversationStore, *, turn_timeout
         allowed_hosts=("127.0.0.1", "::1"),
         turn_timeout_s=turn_timeout_s,
         retry_after_s=2,
-        page_mode="always",
+        page_settings=PageSettings(mode="always", examples=("a red ball",)),
     )
     return TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False)
 

@@ -17,6 +17,7 @@ from chatsearch.types import content_hash
 from fastapi.testclient import TestClient
 
 from serve.http import build_http_app
+from serve.settings import PageSettings
 from serve.store import ConversationStore
 from tests.unit.converse.memory import MemoryGallery, picture
 from tests.unit.serve.conftest import LIMITS, open_client
@@ -291,6 +292,7 @@ def test_a_body_that_stops_half_way_holds_no_place(backend: LocalBackend, store:
         allowed_hosts=("127.0.0.1",),
         turn_timeout_s=30,
         retry_after_s=2,
+        page_settings=PageSettings(),
     )
     came: list[Any] = [{"type": "http.request", "body": b"{", "more_body": True}]
     sent: list[Any] = []
@@ -411,7 +413,7 @@ def test_health_metrics_and_galleries(client: TestClient, backend: LocalBackend)
     assert 'chatsearch_retrievals_total{decision="forced"} 1.0' in text
     listed = client.get("/v1/galleries").json()
     (found,) = listed["galleries"]
-    assert listed["page_mode"] == "always"
+    assert listed["page"] == {"mode": "always", "examples": ["a red ball"]}
     assert found == client.get("/v1/galleries/default").json() | {"trace_id": found["trace_id"]}
     assert found["num_items"] == backend.gallery.num_items
     by_item = client.get("/v1/images/item-3")

@@ -55,7 +55,7 @@ def test_what_cannot_work_is_refused_when_it_is_built(changes: dict, said: str) 
 
 
 def test_unknown_parts_and_betas_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"'gallery', .* Take language, perceiver"):
+    with pytest.raises(ConfigError, match=r"'gallery', .* Take language, control_tokens"):
         OptimiserConfig(multipliers={"gallery": 2.0})
     with pytest.raises(ConfigError, match="betas"):
         OptimiserConfig(betas=(0.9, 1.0))
