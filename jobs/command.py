@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from chatsearch.config import Config, apply_overrides, digest, flatten, known_keys
@@ -67,6 +67,7 @@ class Job(Generic[C]):
         kind: kind of the artefact at ``config.output``, or what tells it by the configuration; None where a job makes none.
         recognise: for a job that makes no artefact but a file: what is finished at ``config.output``, or None.
         work: does the job, tells the tracker what happens, and returns what it made. Imports what is heavy.
+        check: for a job of many steps: raises what would stop a later one, before a run is opened.
         complete: for a job whose configuration leaves things to be told from others: the configuration with them.
         forecast: for a job that can tell what its work is going to take: that, as text, for ``--dry-run``.
     """
@@ -77,6 +78,7 @@ class Job(Generic[C]):
     kind: str | Callable[[C], str] | None
     work: Callable[[C, Tracker], Made]
     recognise: Callable[[C, Sequence[Input]], Finished | None] | None = None
+    check: Callable[[C], None] | None = None
     complete: Callable[[C], C] | None = None
     forecast: Callable[[C], str] | None = None
 
@@ -85,9 +87,9 @@ class Job(Generic[C]):
         return [
             name
             for name, value in vars(self.recipes).items()
-            if callable(value)
+            if isinstance(value, FunctionType)
             and not name.startswith("_")
-            and getattr(value, "__module__", "") == self.recipes.__name__
+            and value.__module__ == self.recipes.__name__
         ]
 
     def configure(self, recipe: str | None, settings: Sequence[str]) -> tuple[str, C]:
@@ -172,6 +174,8 @@ def execute(job: Job[C], plan: Plan[C], tracking: TrackingConfig) -> Made:
     config = plan.config
     if plan.finished is not None:
         return Made(plan.output, plan.finished.counts, reused=True)
+    if job.check is not None:
+        job.check(config)
     begin = time.monotonic()
     run = RunKey(job=job.name, key=run_key(job.name, config), parent=tracking.parent)
     with open_tracker(tracking, run) as tracker:

@@ -27,7 +27,6 @@ from jobs.steps import steps
 def work(config: QuickstartConfig, tracker: Tracker) -> Made:
     """Run all steps, show the table, then serve."""
     path = steps(config)
-    check(config)
     begin = time.monotonic()
     with ExitStack() as stack:
         done = run_steps(path, tracker.children, stack, overwrite=config.overwrite)
@@ -43,8 +42,9 @@ def check(config: QuickstartConfig) -> None:
 
     Raises:
         InputError: ``data`` is no captioned folder.
-        ConfigError: the port to serve on is taken.
+        ConfigError: size and data do not go together, or the port to serve on is taken.
     """
+    steps(config)  # refuses what does not go together
     if config.data:
         open_corpus(CaptionedFolderConfig(path=config.data))
     if config.serve:
@@ -70,7 +70,7 @@ def show_tables(done: list[tuple[Step, Made]], *, seconds: float, address: str) 
     console.print(f"Runs: {address}")
 
 
-JOB = Job("quickstart", recipes, default="tiny", kind=None, work=work)
+JOB = Job("quickstart", recipes, default="tiny", kind=None, work=work, check=check)
 
 if __name__ == "__main__":
     raise SystemExit(main(JOB))
