@@ -273,6 +273,14 @@ def _exit_codes(job: Job[Any]) -> Iterator[_Outcome]:
     except KeyboardInterrupt:
         print("Interrupted. Run the same command again to continue.", file=sys.stderr)
         outcome.code = EXIT_INTERRUPTED
+    except ModuleNotFoundError as error:
+        # On a cluster the job runs under the nodes' own python, which need not be the one that the project is installed in.
+        print(
+            f"error: {sys.executable} has no module {error.name!r}. Install the project into this Python (pip install '.[cpu]', or "
+            "'.[gpu]'), or start Ray from the environment that it is installed in.",
+            file=sys.stderr,
+        )
+        outcome.code = EXIT_FAILED
     except Exception as error:
         known = named_cause(error)
         if known is not None:

@@ -16,7 +16,7 @@ from chatsearch.storage import resolve
 from chatsearch.tracking.tracker import Tracker
 
 from jobs import evaluate, serve
-from jobs.command import Job, Made, main, wide_console
+from jobs.command import Job, Made, Plan, main, wide_console
 from jobs.recipes import quickstart as recipes
 from jobs.recipes.places import Places
 from jobs.recipes.quickstart import QuickstartConfig
@@ -53,6 +53,17 @@ def check(config: QuickstartConfig) -> None:
         check_port(LOOPBACK, config.port)
 
 
+def forecast(config: QuickstartConfig) -> str:
+    """The steps, and what lies at the output of each."""
+    lines = ["", "Steps:"]
+    for number, step in enumerate(steps(config), start=1):
+        plan = Plan.of(step.job, step.recipe, step.config)
+        lines.append(
+            f"{number:>4}. {step.title}: jobs.{step.job.name} --recipe {step.recipe} -> {plan.output} ({plan.state})"
+        )
+    return "\n".join(lines)
+
+
 def show_tables(done: list[tuple[Step, Made]], *, seconds: float, address: str) -> None:
     """Seconds and place of every step, ours beside the baselines, and where the runs are recorded."""
     from rich.table import Table
@@ -70,7 +81,7 @@ def show_tables(done: list[tuple[Step, Made]], *, seconds: float, address: str) 
     console.print(f"Runs: {address}")
 
 
-JOB = Job("quickstart", recipes, default="tiny", kind=None, work=work, check=check)
+JOB = Job("quickstart", recipes, default="tiny", kind=None, work=work, check=check, forecast=forecast)
 
 if __name__ == "__main__":
     raise SystemExit(main(JOB))

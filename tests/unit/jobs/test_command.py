@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 from pathlib import Path
 
@@ -85,6 +86,22 @@ def test_plan_comes_first_and_uri_last(
     assert any(line.split() == ["letter", "b"] for line in lines)
     assert lines[-2:] == [f"made   {tmp_path / 'out'}", "run    not recorded (tracking.enabled=false)"]
     assert (tmp_path / "out" / "letters").read_bytes() == b"b" * 30
+
+
+def test_a_python_without_the_project_is_named(
+    job: Job[CopyConfig], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+
+    def work(config: CopyConfig, tracker: Tracker) -> Made:
+        import pyarrow.parquet  # noqa: F401
+
+        raise AssertionError("unreachable")
+
+    assert run(dataclasses.replace(job, work=work)) == 1
+    said = capsys.readouterr().err
+    assert f"{sys.executable} has no module 'pyarrow.parquet'" in said
+    assert "Traceback" not in said
 
 
 def test_dry_run_touches_nothing(job: Job[CopyConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

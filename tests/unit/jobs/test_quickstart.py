@@ -61,6 +61,18 @@ def test_without_tracking_no_step_is_recorded(here: Path, monkeypatch: pytest.Mo
     assert sorted(p.name for p in here.iterdir()) == ["first", "second"]
 
 
+def test_a_dry_run_lists_the_steps_and_what_lies_there(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(quickstart, "steps", lambda config: path(here))
+    run(path(here)[:1])
+    assert main(quickstart.JOB, ["--dry-run"]) == 0
+    first, second = capsys.readouterr().out.splitlines()[-2:]
+    assert first.startswith(f"   1. first: jobs.copy --recipe short -> {here / 'first'} (finished (")
+    assert second == f"   2. second: jobs.copy --recipe short -> {here / 'second'} (new)"
+    assert len(calls) == 1
+
+
 def test_a_taken_port_is_found_before_the_first_step(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
