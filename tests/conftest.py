@@ -40,6 +40,7 @@ def ray_session() -> Iterator[None]:
     started_here = not ray.is_initialized()
     if started_here:
         ray.init(
+            address="local",  # not whatever ray start has last begun on this machine
             num_cpus=4,
             include_dashboard=False,
             object_store_memory=200 * 1024**2,
