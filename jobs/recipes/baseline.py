@@ -61,7 +61,7 @@ def small(places: Places = SMALL) -> DualEncoderTrainingConfig:
     stages = train.small_align(places), train.small_instruct(places)
     return DualEncoderTrainingConfig(
         **_shared(stages[0], places),
-        phases=_phases(stages, (1e-4, 3e-5)),
+        phases=_phases(stages, (1e-4, 1e-4)),
         num_layers=stages[0].model.language.num_layers,
         freeze_words=stages[0].model.freeze_words,
         mixed=True,

@@ -15,7 +15,11 @@ _SCENES = (
     "i want a blue house. i also see a pink fish.",
     "find the fruit that keeps the doctor away.",
 )
-_PHOTOGRAPHS = ("A dog running on the beach", "Two children playing football", "A man climbing a steep rock")
+_PHOTOGRAPHS = (
+    "Find a picture of a dog running on the beach.",
+    "Show me two children playing football.",
+    "I am looking for a man climbing a steep rock.",
+)
 
 
 class ServeConfig(Config):
@@ -38,5 +42,4 @@ def tiny(places: Places = TINY) -> ServeConfig:
 def small(places: Places = SMALL) -> ServeConfig:
     """The quickstart's model over its held-out photographs."""
     config = tiny(places)
-    # It has learnt from captions and templates: left to decide, it answers in words, and they are not good for anything.
-    return config.replace(args=config.args.replace(page=PageSettings(mode="always", examples=_PHOTOGRAPHS)))
+    return config.replace(args=config.args.replace(page=PageSettings(examples=_PHOTOGRAPHS)))
