@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=Config)
 
+OUR_PACKAGES = ("chatsearch", "jobs", "serve")
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -273,19 +274,21 @@ def _exit_codes(job: Job[Any]) -> Iterator[_Outcome]:
     except KeyboardInterrupt:
         print("Interrupted. Run the same command again to continue.", file=sys.stderr)
         outcome.code = EXIT_INTERRUPTED
-    except ModuleNotFoundError as error:
-        # On a cluster the job runs under the nodes' own python, which need not be the one that the project is installed in.
-        print(
-            f"error: {sys.executable} has no module {error.name!r}. Install the project into this Python (pip install '.[cpu]', or "
-            "'.[gpu]'), or start Ray from the environment that it is installed in.",
-            file=sys.stderr,
-        )
-        outcome.code = EXIT_FAILED
     except Exception as error:
         known = named_cause(error)
         if known is not None:
             print(f"error: {known}", file=sys.stderr)
             outcome.code = EXIT_BAD_INPUT if isinstance(known, (ConfigError, InputError)) else EXIT_FAILED
+            return
+        outcome.code = EXIT_FAILED
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and missing.partition(".")[0] not in OUR_PACKAGES:
+            # On a cluster a job runs under the nodes' own python, which need not be the one that the project is installed in.
+            print(
+                f"error: {sys.executable} has no module {missing!r}. Install the project into this Python (pip install '.[cpu]', or "
+                "'.[gpu]'), or start Ray from the environment that it is installed in.",
+                file=sys.stderr,
+            )
             return
         traceback.print_exc()
         print(
@@ -293,4 +296,3 @@ def _exit_codes(job: Job[Any]) -> Iterator[_Outcome]:
             "command continues. Please report the traceback above with the plan.",
             file=sys.stderr,
         )
-        outcome.code = EXIT_FAILED

@@ -42,12 +42,8 @@ def tiny_decision(places: Places = TINY) -> EvaluateConfig:
 
 def tiny_interaction(places: Places = TINY) -> EvaluateConfig:
     """Whether other picks and other words lead to other results, on held-out scenes."""
-    return EvaluateConfig(
-        protocol="interaction",
-        model=places.instruct_model,
-        data=places.test_shards,
-        index=places.index,
-        output=places.at("evaluation-interaction.json"),
+    return tiny_decision(places).replace(
+        protocol="interaction", index=places.index, output=places.at("evaluation-interaction.json")
     )
 
 

@@ -104,6 +104,18 @@ def test_a_python_without_the_project_is_named(
     assert "Traceback" not in said
 
 
+def test_a_missing_module_of_our_own_keeps_its_traceback(
+    job: Job[CopyConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(config: CopyConfig, tracker: Tracker) -> Made:
+        raise ModuleNotFoundError("No module named 'jobs.gone'", name="jobs.gone")
+
+    assert run(dataclasses.replace(job, work=work)) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert "nobody foresaw" in said
+
+
 def test_dry_run_touches_nothing(job: Job[CopyConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(job, "--dry-run") == 0
     assert "(new)" in capsys.readouterr().out
