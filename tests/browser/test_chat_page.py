@@ -13,6 +13,7 @@ from chatsearch.testing.ports import free_ports
 from playwright import sync_api as playwright
 
 from serve.run import serving
+from serve.settings import PageSettings
 from tests.serving import make_served
 from tests.unit.converse.memory import picture
 
@@ -29,6 +30,9 @@ FLAGS = [
 ]
 
 
+BEGINS = PageSettings(mode="always", examples=("something striped", "<b>a red one</b>"))
+
+
 @pytest.fixture(scope="module")
 def chromium() -> str:
     found = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -42,7 +46,7 @@ def chromium() -> str:
 
 @pytest.fixture(scope="module")
 def address(chromium: str, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    args = make_served(str(tmp_path_factory.mktemp("page")))
+    args = make_served(str(tmp_path_factory.mktemp("page"))).replace(page=BEGINS)
     with serving(args, port=free_ports(1)[0]) as found:
         yield found
 
@@ -81,6 +85,15 @@ def say(page: playwright.Page, text: str, mode: str) -> None:
     page.get_by_text(mode, exact=True).click()
     page.get_by_label("Message", exact=True).fill(text)
     page.get_by_role("button", name="Send").click()
+
+
+def test_it_begins_with_the_mode_and_the_examples_it_is_served_with(page: playwright.Page) -> None:
+    expect = playwright.expect
+    expect(page.locator("input[name=mode][value=always]")).to_be_checked()
+    examples = page.get_by_label("Examples").get_by_role("button")
+    expect(examples).to_have_text(list(BEGINS.examples))
+    examples.first.click()
+    expect(page.get_by_label("Message", exact=True)).to_have_value(BEGINS.examples[0])
 
 
 def test_type_see_candidates_click_one_undo(page: playwright.Page, tmp_path: Path) -> None:
