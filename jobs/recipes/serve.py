@@ -42,4 +42,5 @@ def tiny(places: Places = TINY) -> ServeConfig:
 def small(places: Places = SMALL) -> ServeConfig:
     """The quickstart's model over its held-out photographs."""
     config = tiny(places)
-    return config.replace(args=config.args.replace(page=PageSettings(examples=_PHOTOGRAPHS)))
+    # It has learnt from single rounds: left to decide in later ones, it loses itself in words.
+    return config.replace(args=config.args.replace(page=PageSettings(mode="always", examples=_PHOTOGRAPHS)))
