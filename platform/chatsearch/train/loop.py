@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import time
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -28,13 +27,11 @@ from chatsearch.train.features import FrozenFeatures, OnlineFeatures, StoredFeat
 from chatsearch.train.head_start import start_heads
 from chatsearch.train.input_start import scale_image_inputs
 from chatsearch.train.memory import check_memory, host_memory
-from chatsearch.train.progress import StepReport
+from chatsearch.train.reporter import Reporter, Waiting
 from chatsearch.train.start import Start, load_start
 from chatsearch.train.trainer import Trainer
 from chatsearch.train.worker import WorkerJob
 from chatsearch.train.writer import CheckpointWriter, find_checkpoint
-
-_SHOWN_INTERVAL_S = 0.5
 
 
 def run_worker(job: WorkerJob) -> dict[str, Any]:
@@ -68,12 +65,13 @@ def run_worker(job: WorkerJob) -> dict[str, Any]:
     first = saved.manifest.step if saved is not None else 0
 
     # ---- the steps -------------------------------------------------------------------------------------------
-    reporter = _Reporter(job, rank)
+    reporter = Reporter(job, rank, torch.cuda.get_device_name(trainer.device) if config.use_gpu else None)
     writer = CheckpointWriter(root, run=job.run, token=token)
     with writer, closing(_batches(builder, config, rank, world_size, first)) as steps:
-        for step, batches in steps:
+        arriving = Waiting(steps)
+        for step, batches in arriving:
             metrics = trainer.step(step, batches)
-            reporter.after(step + 1, metrics)
+            reporter.after(step + 1, metrics, trainer.cost, arriving.take())
             writer.raise_failed()
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                 _report(writer.wait(), config)  # the one before
@@ -211,35 +209,3 @@ def _report(saved: SavedCheckpoint | None, config: TrainConfig) -> None:
         checkpoint=ray.train.Checkpoint(path, fs),
         checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
     )
-
-
-class _Reporter:
-    """Sends the numbers of steps from rank 0, with rates over the steps since the last ones sent."""
-
-    def __init__(self, job: WorkerJob, rank: int) -> None:
-        self._job, self._sends = job, rank == 0
-        self._since = self._sent = time.monotonic()
-        self._tokens = self._images = self._steps = 0.0
-
-    def after(self, num_steps: int, metrics: dict[str, float]) -> None:
-        """Call it after every step."""
-        if not self._sends:
-            return
-        self._tokens += metrics["num_tokens"]
-        self._images += metrics["num_images"]
-        self._steps += 1
-        now = time.monotonic()
-        config = self._job.config
-        tracked = num_steps % config.log_every == 0 or num_steps == config.steps
-        if not tracked and now - self._sent < _SHOWN_INTERVAL_S:
-            return
-        self._sent = now
-        seconds = max(now - self._since, 1e-9)
-        rates = {
-            "tokens_per_second": self._tokens / seconds,
-            "images_per_second": self._images / seconds,
-            "seconds_per_step": seconds / self._steps,
-        }
-        self._job.sink.post(StepReport(num_steps, {**metrics, **rates}, tracked))
-        if tracked:
-            self._since, self._tokens, self._images, self._steps = now, 0.0, 0.0, 0.0

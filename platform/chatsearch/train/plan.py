@@ -38,6 +38,14 @@ DEVICES = {
     "cpu-core": Device(80e9, 80e9, None, "thread"),
 }
 
+_DRIVER_NAMES = (
+    (("A100", "40GB"), "a100-40gb"),
+    (("A100", "80GB"), "a100-80gb"),
+    (("H100", "HBM3"), "h100-80gb"),  # the PCIe and NVL cards are slower than the SXM module of the table
+    (("H200",), "h200-141gb"),
+)
+"""What the driver's name of a GPU holds."""
+
 
 def device_name(config: TrainConfig) -> str:
     """The device the plan reckons with."""
@@ -51,6 +59,19 @@ def peak_flops(config: TrainConfig) -> float:
     device = DEVICES[device_name(config)]
     units = config.world_size * (config.threads_per_worker if device.each == "thread" else 1)
     return units * (device.fp32 if config.precision == "fp32" else device.bf16)
+
+
+def known_peak_flops(config: TrainConfig, name: str | None) -> float | None:
+    """:func:`peak_flops` where it is no guess: of the device that ``plan.device`` names, else of one that says what it is.
+
+    Args:
+        config: of the run.
+        name: of the GPU, as its driver calls it; None on a CPU, which does not say.
+    """
+    if config.plan.device != "auto":
+        return peak_flops(config)
+    known = next((device for words, device in _DRIVER_NAMES if name and all(word in name for word in words)), None)
+    return peak_flops(config.replace(plan=config.plan.replace(device=known))) if known else None
 
 
 def training_hours(config: TrainConfig, flops: StepFlops) -> float:

@@ -28,6 +28,8 @@ from chatsearch.train.exchange import gather_images, gather_numbers
 from chatsearch.train.features import FrozenFeatures
 from chatsearch.train.state import TensorFile, joined_weights, read_tensors, restore, snapshot
 from chatsearch.train.step import MicroBatch, StepModule, Targets
+from chatsearch.train.stopwatch import Stopwatch
+from chatsearch.train.volume import Volume
 
 FeaturesFor = Callable[[torch.device], FrozenFeatures]
 """The features of images on the device that the engine has chosen."""
@@ -44,6 +46,16 @@ class _Encoded:
     cls_ID: Tensor
     tokens_IKE: Tensor
     ids_I: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """What a step took, beside its results: figures of the machine, which a repeated step need not repeat."""
+
+    volume: Volume
+    """Of the global step."""
+    queue_seconds: float
+    """Gathering the images of all ranks, letting them into the queue and laying out the candidates, on this rank."""
 
 
 class Trainer:
@@ -67,6 +79,8 @@ class Trainer:
         )
         self.device = self._engine.device
         self._features = features(self.device)
+        self._stopwatch = Stopwatch(self.device)
+        self._volume = Volume()
         # Outside of the engine: DeepSpeed would cast its raw features to bf16, and its content is no parameter.
         self.queue = FeatureQueue(config.objective.queue_size, config.model.vision.feature_dim).to(self.device)
 
@@ -82,7 +96,8 @@ class Trainer:
         encoded = [self._encode(batch) for batch in batches]
         counts = gather_numbers(self._counts(batches)).sum(0)
         targets = Targets(words=counts[0], images=counts[1])
-        candidates = self._candidates(encoded)
+        with self._stopwatch.running():
+            candidates = self._candidates(encoded)
         sums = torch.zeros(len(_SUMS), dtype=torch.float64, device=self.device)
         for position, (part, (pool, places_I)) in enumerate(zip(encoded, candidates, strict=True)):
             losses = self._engine.losses(self._micro_batch(part, places_I), pool, targets)
@@ -101,6 +116,11 @@ class Trainer:
             )
         return self._metrics(sums_WS.sum(0), counts, rate, grad_norm)
 
+    @property
+    def cost(self) -> StepCost:
+        """Of the last step."""
+        return StepCost(self._volume, self._stopwatch.seconds)
+
     def _learning_rate(self, step: int) -> float:
         optimiser = self.config.optimiser
         return learning_rate(
@@ -113,15 +133,18 @@ class Trainer:
         return _Encoded(batch, cls_ID, tokens_IKE, ids)
 
     def _counts(self, batches: Sequence[Batch]) -> Tensor:
-        """Word targets, image targets, documents' positions, images, and positions with padding, of this rank."""
-        counts = [0, 0, 0, 0, 0]
+        """Of this rank: word targets, image targets, documents' positions, images, positions with padding, and the squares of
+        documents' lengths."""
+        counts = [0, 0, 0, 0, 0, 0]
         for batch in batches:
             wanted_I = batch.image_target
             if self.config.objective.skip_first_images:
                 wanted_I = wanted_I & ~batch.image_first
-            filled = int((batch.document_ids != PADDING).sum())
-            values = (int((batch.labels != IGNORE).sum()), int(wanted_I.sum()), filled, batch.num_images)
-            counts = [a + b for a, b in zip(counts, (*values, batch.labels.size), strict=True)]
+            filled_RL = batch.document_ids != PADDING
+            values = (int((batch.labels != IGNORE).sum()), int(wanted_I.sum()), int(filled_RL.sum()), batch.num_images)
+            # A position at p within its document adds 2p + 1, and a document of n positions n squared.
+            squares = int((2 * batch.position_ids + 1)[filled_RL].sum())
+            counts = [a + b for a, b in zip(counts, (*values, batch.labels.size, squares), strict=True)]
         return torch.tensor(counts, dtype=torch.int64, device=self.device)
 
     def _candidates(self, encoded: Sequence[_Encoded]) -> list[tuple[Candidates, Tensor]]:
@@ -159,7 +182,8 @@ class Trainer:
 
     def _metrics(self, sums: Tensor, counts: Tensor, rate: float, grad_norm: float) -> dict[str, float]:
         word, image, image_first, num_first, num_correct = sums.tolist()
-        num_words, num_images, num_positions, images, slots = counts.tolist()
+        num_words, num_images, num_positions, images, slots, pairs = counts.tolist()
+        self._volume = Volume(self.config.per_step, images, num_positions, num_words, pairs)
         loss = combine(sums[0], sums[1], counts[0], counts[1], self.config.objective)
         return {
             "loss": float(loss),

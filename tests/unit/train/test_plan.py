@@ -22,7 +22,7 @@ from chatsearch.train.config import PlanConfig, TrainConfig
 from chatsearch.train.deepspeed_engine import Engine, parameter_groups
 from chatsearch.train.flops import step_flops
 from chatsearch.train.memory import GIB, activation_bytes, bytes_per_parameter, check_memory, host_memory, state_bytes
-from chatsearch.train.plan import DEVICES, device_name, peak_flops, training_hours, training_plan
+from chatsearch.train.plan import DEVICES, device_name, known_peak_flops, peak_flops, training_hours, training_plan
 from chatsearch.train.run import train
 from chatsearch.train.volume import Volume, expected, most, total
 from chatsearch.types import Kind
@@ -328,3 +328,21 @@ def test_a_plan_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "device"),
+    [
+        ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
+        ("NVIDIA A100 80GB PCIe", "a100-80gb"),
+        ("NVIDIA H100 80GB HBM3", "h100-80gb"),
+        ("NVIDIA H200", "h200-141gb"),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA GeForce RTX 4090", None),
+        (None, None),
+    ],
+)
+def test_a_peak_is_known_where_the_device_says_what_it_is(name: str | None, device: str | None) -> None:
+    assert known_peak_flops(PAPER, name) == (8 * DEVICES[device].bf16 if device else None)
+    named = PAPER.replace(plan=PlanConfig(device="a100-40gb"))
+    assert known_peak_flops(named, name) == 8 * 312e12

@@ -23,9 +23,11 @@ from chatsearch.model.weights import load_weights, start_searcher
 from chatsearch.testing.tiny import tiny_config
 from chatsearch.testing.training import tiny_training, write_tiny_weights
 from chatsearch.tracking.tracker import NullTracker
+from chatsearch.train import loop
 from chatsearch.train import trainer as trainer_module
-from chatsearch.train.config import OptimiserConfig
+from chatsearch.train.config import OptimiserConfig, PlanConfig
 from chatsearch.train.run import check_capacity, check_inputs, train
+from chatsearch.train.start import load_start
 
 
 class Recorder(NullTracker):
@@ -76,13 +78,30 @@ def test_the_series_is_sparse_complete_and_finite(calm) -> None:
     assert sorted(recorder.series) == [2, 4, 6]
     wanted = {
         "loss", "word_loss", "image_loss", "image_loss_first", "tau", "learning_rate", "grad_norm",
-        "tokens_per_second", "images_per_second", "slot_fill", "queue_fill",
+        "tokens_per_second", "images_per_second", "slot_fill", "queue_fill", "input_stall", "queue_seconds",
+        "flops_per_second",
     }  # fmt: skip
     for metrics in recorder.series.values():
         assert wanted <= set(metrics)
         assert np.isfinite(list(metrics.values())).all()
     assert recorder.series[6]["queue_fill"] == 1.0
     assert recorder.summary["final_loss"] == artefact.manifest.facts["last_step"]["loss"]
+
+
+def test_a_step_costs_what_its_documents_hold(folder: Path) -> None:
+    """Volumes by position and label counts of the batches, against those of the documents one by one."""
+    config = tiny_training(folder, accumulation=2, plan=PlanConfig(device="cpu-core"), log_every=1)
+    loop._join_group()
+    builder, trainer = loop.assemble(config, load_start(config))
+    batches = builder.build(0, 0, 1)
+    trainer.step(0, batches)
+    lengths = [int((b.document_ids[r] == n).sum()) for b in batches for r in range(len(b.labels)) for n in range(99)]
+    volume, seconds = trainer.cost.volume, trainer.cost.queue_seconds
+    assert volume.positions == sum(lengths)
+    assert volume.pairs == sum(length**2 for length in lengths)
+    assert volume.images == sum(batch.num_images for batch in batches)
+    assert volume.labels == sum(int((batch.labels != -100).sum()) for batch in batches)
+    assert 0.0 < seconds < 60.0
 
 
 def test_a_finished_output_is_left_alone(calm, folder: Path) -> None:
