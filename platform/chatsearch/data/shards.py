@@ -1,7 +1,8 @@
 """Reading document shards: documents by number, pictures by content hash.
 
 The format is described in :mod:`chatsearch.data.part`. Documents of a part are kept in memory as Arrow once
-they are asked for; pictures are read a row group at a time.
+they are asked for. Of pictures a row group is read once and a few are kept for readers that go through in order; from
+then on it is known where in the file each of its pictures lies, and a reader that jumps about reads single pictures.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from chatsearch.types import Document, Kind
 from chatsearch.types import content_hash as digest_of
 
 _GROUPS_KEPT = 8
+_HEAD = 64
+"""Bytes of a picture by which it is looked for; all of them are compared where it is found."""
 
 
 class DocumentShards:
@@ -137,7 +140,9 @@ class ImageStore:
         self._parts: list[int] = artefact.manifest.facts["parts"]
         self._lock = threading.Lock()
         self._metadata: dict[int, pq.FileMetaData] = {}
+        self._firsts: dict[int, NDArray[np.int64]] = {}
         self._groups: OrderedDict[tuple[int, int], pa.ChunkedArray] = OrderedDict()
+        self._spans: dict[tuple[int, int], NDArray[np.int64] | None] = {}
 
     @classmethod
     def open(cls, uri: str) -> ImageStore:
@@ -172,9 +177,7 @@ class ImageStore:
             )
         part, row = place
         with self._lock:
-            group, first = self._group_of(part, row)
-            found: list[bytes | None] = self._read(part, group).slice(row - first, 1).to_pylist()
-        data = found[0] if found else None
+            data = self._picture(part, row)
         if data is None or digest_of(data) != content_hash:
             raise CorruptArtefactError(
                 f"Picture {content_hash} in {self.artefact.folder.path(self._name(part))} is damaged. Restore the file or prepare the shards "
@@ -228,26 +231,62 @@ class ImageStore:
             "--set overwrite=true."
         )
 
+    def _picture(self, part: int, row: int) -> bytes | None:
+        """The bytes of one row: from a group in memory, else from its place in the file, else after reading its group."""
+        group, first = self._group_of(part, row)
+        span_N2 = self._spans.get((part, group))
+        if span_N2 is not None and (part, group) not in self._groups and row - first < len(span_N2):
+            start, length = span_N2[row - first].tolist()
+            return self.artefact.folder.read_range(self._name(part), start, length)
+        found: list[bytes | None] = self._read(part, group).slice(row - first, 1).to_pylist()
+        return found[0] if found else None
+
     def _group_of(self, part: int, row: int) -> tuple[int, int]:
         """Row group that holds a row, and the first row of that group."""
         if part not in self._metadata:
             with self._opened(part) as file:
-                self._metadata[part] = pq.read_metadata(file)
-        metadata, first = self._metadata[part], 0
-        for group in range(metadata.num_row_groups):
-            size = metadata.row_group(group).num_rows
-            if row < first + size:
-                return group, first
-            first += size
-        raise self._unreadable(part, f"it has {first} rows, picture {row} is asked for")
+                metadata = pq.read_metadata(file)
+                sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+            self._firsts[part] = np.cumsum([0, *sizes])
+            self._metadata[part] = metadata
+        firsts = self._firsts[part]
+        if row >= firsts[-1]:
+            raise self._unreadable(part, f"it has {firsts[-1]} rows, picture {row} is asked for")
+        group = int(np.searchsorted(firsts, row, side="right")) - 1
+        return group, int(firsts[group])
 
     def _read(self, part: int, group: int) -> pa.ChunkedArray:
         key = (part, group)
         if key not in self._groups:
             with self._opened(part) as file:
                 reader = pq.ParquetFile(file, metadata=self._metadata[part])
-                self._groups[key] = reader.read_row_group(group, columns=["bytes"])["bytes"]
+                pictures = reader.read_row_group(group, columns=["bytes"])["bytes"]
+                if key not in self._spans:
+                    self._spans[key] = _spans(file, self._metadata[part].row_group(group), pictures)
+            self._groups[key] = pictures
         self._groups.move_to_end(key)
         while len(self._groups) > _GROUPS_KEPT:
             self._groups.popitem(last=False)
         return self._groups[key]
+
+
+def _spans(file: pa.NativeFile, group: pq.RowGroupMetaData, pictures: pa.ChunkedArray) -> NDArray[np.int64] | None:
+    """First byte in the file and length of each picture of a row group; None where they do not lie there as they are.
+
+    Parquet keeps uncompressed byte strings whole and in order, each behind its length, in the dictionary page and in plain
+    data pages alike; between two of them there is at most the header of a page.
+    """
+    column = next((c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == "bytes"), None)
+    if column is None:
+        return None
+    begin = column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset
+    raw = file.read_at(column.total_compressed_size, begin)
+    spans, at = np.empty((len(pictures), 2), dtype=np.int64), 0
+    for number, picture in enumerate(pictures):
+        data: bytes = picture.as_py() or b""
+        at = raw.find(len(data).to_bytes(4, "little") + data[:_HEAD], at) + 4
+        if not data or at < 4 or raw[at : at + len(data)] != data:
+            return None
+        spans[number] = begin + at, len(data)
+        at += len(data)
+    return spans

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
+from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, DataContext
 
 from chatsearch.data.config import LoaderConfig
@@ -84,7 +85,7 @@ def _window(
     try:
         for table in blocks:
             assert isinstance(table, pa.Table)
-            for row in table.to_pylist():  # a step's rows may come in one block or in several
+            for row in _rows(table):  # a step's rows may come in one block or in several
                 held.append(batch_of(row))
                 if len(held) == builder.num_micro_batches:
                     step = next(expected)
@@ -111,20 +112,45 @@ class _Build:
 
 _ARRAY = pa.struct([("dtype", pa.string()), ("shape", pa.list_(pa.int64())), ("bytes", pa.large_binary())])
 _NAMES = (*(name for name in Batch.__slots__ if name != "pixels"), "pixels")
+_SCHEMA = pa.schema([("step", pa.int64()), *((name, _ARRAY) for name in _NAMES)])
 
 
 def to_table(step: int, batches: Sequence[Batch]) -> pa.Table:
-    """Batches of one step as rows: every array as its type, shape and bytes, so that no object is pickled."""
-    columns: dict[str, list[Any]] = {name: [] for name in _NAMES}
+    """Batches of one step as rows: every array as its type, shape and bytes, so that no object is pickled.
+
+    The bytes are not copied: the table holds on to the arrays.
+    """
+    rows = []
     for batch in batches:
         arrays = batch.to_arrays()
+        columns = [_cell(arrays.get(name)) for name in _NAMES]
+        rows.append(pa.table([pa.array([step], pa.int64()), *columns], schema=_SCHEMA))
+    return pa.concat_tables(rows) if rows else _SCHEMA.empty_table()
+
+
+def _cell(array: NDArray[Any] | None) -> pa.Array:
+    """A column of one row."""
+    if array is None:
+        return pa.nulls(1, _ARRAY)
+    offsets = np.array([0, array.nbytes], dtype=np.int64)
+    data = pa.py_buffer(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    held = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(offsets), data])
+    shape = pa.array([array.shape], pa.list_(pa.int64()))
+    return pa.StructArray.from_arrays([pa.array([array.dtype.str]), shape, held], fields=list(_ARRAY))
+
+
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """The rows one by one, the bytes as views into the table: a block of pictures is never held twice."""
+    for number in range(table.num_rows):
+        row: dict[str, Any] = {"step": table["step"][number].as_py()}
         for name in _NAMES:
-            array = arrays.get(name)
-            columns[name].append(
-                None if array is None else {"dtype": array.dtype.str, "shape": array.shape, "bytes": array.tobytes()}
-            )
-    data = {name: pa.array(values, _ARRAY) for name, values in columns.items()}
-    return pa.table({"step": pa.array([step] * len(batches), pa.int64()), **data})
+            cell = table[name][number]
+            row[name] = None
+            if cell.is_valid:
+                row[name] = {key: cell[key].as_py() for key in ("dtype", "shape")} | {
+                    "bytes": cell["bytes"].as_buffer()
+                }
+        yield row
 
 
 def batch_of(row: dict[str, Any]) -> Batch:

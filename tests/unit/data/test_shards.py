@@ -5,6 +5,7 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from chatsearch.corpora.base import Rejected, Sample
 from chatsearch.data.shards import DocumentShards, ImageStore
@@ -100,6 +101,57 @@ def test_row_groups_of_large_pictures_are_addressed_right(make_shards, caption_s
     for sample in reversed(samples):
         for name, data in sample.images.items():
             assert store.get(name) == data
+
+
+def test_pictures_asked_for_at_random_are_read_alone_once_their_groups_are_known(
+    make_shards, caption_sample, monkeypatch
+) -> None:
+    monkeypatch.setattr("chatsearch.data.part._BYTES_PER_GROUP", 1000)  # some twelve pictures
+    samples = [caption_sample(i) for i in range(400)]
+    store = ImageStore.open(make_shards(samples, per_part=250))
+    wanted = {name: data for sample in samples for name, data in sample.images.items()}
+    names = sorted(wanted)  # hashes: no order of the file
+    assert [store.get(name) for name in names] == [wanted[name] for name in names]
+    assert len(store._groups) < len(store._spans)
+    reads: list[int] = []
+    read_range = Folder.read_range
+
+    def counted(folder: Folder, name: str, start: int, length: int) -> bytes:
+        reads.append(length)
+        return read_range(folder, name, start, length)
+
+    monkeypatch.setattr(Folder, "read_range", counted)
+    monkeypatch.setattr(ImageStore, "_opened", None)  # no group is read a second time
+    assert [store.get(name) for name in names] == [wanted[name] for name in names]
+    assert len(reads) > 0.5 * len(names)
+    assert set(reads) <= {len(data) for data in wanted.values()}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"use_dictionary": False},
+        {"use_dictionary": False, "data_page_size": 256, "data_page_version": "2.0"},
+        {"data_page_version": "2.0"},
+        {"compression": "zstd"},  # nothing lies there as it is: whole groups are read
+        {"use_dictionary": False, "column_encoding": {"bytes": "DELTA_BYTE_ARRAY"}},
+    ],
+    ids=str,
+)
+def test_pictures_are_found_however_parquet_lays_them_out(make_shards, caption_sample, monkeypatch, options) -> None:
+    monkeypatch.setattr("chatsearch.data.shards._GROUPS_KEPT", 1)
+    samples = [caption_sample(i) for i in range(60)]
+    uri = make_shards(samples, per_part=60)
+    store = ImageStore.open(uri)
+    (path,) = Path(uri, "images").iterdir()
+    pq.write_table(pq.read_table(path), path, row_group_size=16, **{"compression": "none", **options})
+    for _ in range(2):
+        for number in range(60):
+            ((name, data),) = samples[number * 17 % 60].images.items()
+            assert store.get(name) == data
+    found = [spans is not None for spans in store._spans.values()]
+    assert found == [not {"compression", "column_encoding"} & options.keys()] * 4
 
 
 def test_splits_that_training_must_not_see_are_refused(make_shards, caption_sample) -> None:
