@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -22,7 +22,7 @@ from chatsearch.data.pack import Batch, pack
 from chatsearch.data.plan import Sample, StepPlan, permutation, rank_slice
 from chatsearch.data.shards import DocumentShards
 from chatsearch.data.tokenizer import ChatTokenizer
-from chatsearch.errors import InputError, MissingInputError
+from chatsearch.errors import BadImageError, InputError, MissingInputError
 
 Preprocess = Callable[[Image.Image], Any]
 """From an RGB picture to an array of fixed shape, e.g. uint8 (3, H, W). Picklable."""
@@ -101,7 +101,8 @@ class StepBuilder:
     def build(self, step: int, rank: int, world_size: int) -> list[Batch]:
         """The ``num_micro_batches`` batches of one worker in global step ``step``.
 
-        A document that gives no example is left out and named in ``Batch.rejected``.
+        A document that gives no example, or one of whose pictures cannot be decoded, is left out and named in
+        ``Batch.rejected``.
 
         Raises:
             ConfigError: ``num_rows`` rows cannot hold the sequences.
@@ -116,6 +117,7 @@ class StepBuilder:
         examples: list[Example] = []
         ordinals: list[int] = []
         rejected: list[str] = []
+        pictures: dict[str, NDArray[Any]] = {}
         for sample in samples:
             shards, indices = self.sources[sample.stream]
             document = shards.document(int(indices[sample.document]))
@@ -132,6 +134,11 @@ class StepBuilder:
             except InputError as error:
                 rejected.append(str(error))
                 continue
+            try:
+                pictures |= self._pixels(name for name in example.image_hashes if name not in pictures)
+            except BadImageError as error:
+                rejected.append(f"Document {document.document_id!r}: {error}")
+                continue
             examples.append(example)
             ordinals.append(sample.ordinal)
         batch = pack(
@@ -144,10 +151,13 @@ class StepBuilder:
         )
         if self.preprocess is None or not batch.num_images:
             return batch
-        pictures = {
-            name: np.asarray(self.preprocess(decode_rgb(self._picture(name)))) for name in set(batch.image_hashes)
-        }
         return replace(batch, pixels=np.stack([pictures[name] for name in batch.image_hashes]))
+
+    def _pixels(self, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+        """Preprocessed pictures by content hash; none where no encoder runs online."""
+        if self.preprocess is None:
+            return {}
+        return {name: np.asarray(self.preprocess(decode_rgb(self._picture(name)))) for name in names}
 
     def _picture(self, content_hash: str) -> bytes:
         for shards, _ in self.sources:
