@@ -43,6 +43,8 @@ def work(config: SweepConfig, tracker: Tracker) -> Made:
                 write(result)
     show(result)
     tracker.log_metrics(result.metrics())
+    for key, value in result.tags().items():
+        tracker.set_tag(key, value)
     tracker.log_artefact("sweep.json", result.as_json())
     failed = [done for done in result.cells if done.error]
     if failed:

@@ -18,6 +18,7 @@ from chatsearch.config import digest
 from chatsearch.errors import ConflictingOutputError, FingerprintMismatchError
 from chatsearch.evaluate.seeds import OURS, Gallery, Row, Scores, judge, scores_of
 from chatsearch.storage import Folder, resolve
+from chatsearch.tracking.machine import this_machine
 
 from jobs import evaluate, train
 from jobs.cell import SweepConfig, cell_steps
@@ -112,11 +113,27 @@ class SweepResult:
         return [judge(claim, rows, self.config.seeds) for claim in self.config.claims]
 
     def metrics(self) -> dict[str, float]:
-        """For the tracker: mean and deviation of each row's average, and 1 or 0 for each claim that is shown or not."""
+        """For the tracker: mean and deviation of each row's average, 1 or 0 for each claim that is shown or not, and how much was asked."""
         spreads = {row.name: row.spread("average") for row in self.rows()}
         metrics = {f"{name}/average {key}": s[key] for name, s in spreads.items() if s for key in ("mean", "deviation")}
         verdicts = {claim["claim"]: claim["verdict"] for claim in self.judged()}
-        return metrics | {f"claim/{t}": float(v == "shown") for t, v in verdicts.items() if v in ("shown", "not shown")}
+        metrics |= {f"claim/{t}": float(v == "shown") for t, v in verdicts.items() if v in ("shown", "not shown")}
+        return metrics | self._sizes()
+
+    def _sizes(self) -> dict[str, float]:
+        """Queries and competing pictures by sub-task: the same in all cells, since their world is."""
+        counts: dict[str, Any] = next((done.measured["counts"] for done in self.cells if done.measured), {})
+        sizes = {f"num_queries/{task}": count["num_queries"] for task, count in counts.items()}
+        return sizes | {
+            f"num_gallery/{task}": count["num_gallery"][self.config.gallery] for task, count in counts.items()
+        }
+
+    def tags(self) -> dict[str, str]:
+        """For the tracker: what the numbers were taken on."""
+        return {
+            "machine": this_machine(),
+            **{f"world.{name}": fingerprint for name, fingerprint in self.world().items()},
+        }
 
     def as_json(self) -> dict[str, Any]:
         """The file's content."""

@@ -16,6 +16,8 @@ AVERAGE = "average"
 SUB_TASKS = ("t", "i", "m")
 DEPTHS = ("R@1", "R@5", "R@10")
 OURS = "ChatSearcher"
+METHODS = (OURS, "FROMAGe", "dual encoder (ti)", "dual encoder (t)", "dual encoder (i)", "random (expected)")
+"""Rows that are methods and no cells of a sweep, in the order of showing."""
 OURS_CEILING, BASELINE_CEILING = 90.0, 50.0
 """Above these a ratio says more about the ceiling than about the methods (goal Q1)."""
 LEAST_SEEDS = 3

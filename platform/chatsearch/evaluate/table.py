@@ -1,7 +1,8 @@
-"""One table of ours beside the baselines, for terminals."""
+"""One table of ours beside the baselines, for terminals and as Markdown."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,17 @@ class ReportTable:
         for row in self.rows:
             table.add_row(*row)
         return table
+
+    def markdown(self) -> str:
+        """As Markdown, numbers to the right, without the title; what a cell holds can break no column."""
+        rule = ("---", *("---:" for _ in self.header[1:]))
+        head, *body = (tuple(map(plain_markdown, row)) for row in (self.header, *self.rows))
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *body))
+
+
+def plain_markdown(text: str) -> str:
+    """The text on one line, with all that Markdown would read as more than text escaped."""
+    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", " ".join(text.split()))
 
 
 def table_of(result: Mapping[str, Any]) -> list[ReportTable]:

@@ -55,14 +55,14 @@ class MlflowTracker:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """See :class:`~chatsearch.tracking.tracker.Tracker`."""
-        texts = {_name(key): without_password(_text(value)) for key, value in params.items()}
+        texts = {stored_name(key): without_password(_text(value)) for key, value in params.items()}
         self._outbox.put(lambda writer: writer.params(texts))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """See :class:`~chatsearch.tracking.tracker.Tracker`. ``R@1`` is stored as ``R_at_1``: MLflow takes no ``@``."""
         now_ms = int(time.time() * 1000)
         for name, value in metrics.items():
-            point = Point(_name(name), float(value), step or 0, now_ms)
+            point = Point(stored_name(name), float(value), step or 0, now_ms)
             if step is not None and step % self._every:
                 self._last_points[point.key] = point
                 continue
@@ -85,13 +85,13 @@ class MlflowTracker:
 
     def set_tag(self, key: str, value: str) -> None:
         """See :class:`~chatsearch.tracking.tracker.Tracker`."""
-        self._outbox.put(lambda writer: writer.tags({_name(key): without_password(value)}))
+        self._outbox.put(lambda writer: writer.tags({stored_name(key): without_password(value)}))
 
     def register_model(
         self, name: str, uri: str, fingerprint: str, *, alias: str, metrics: Mapping[str, float] | None = None
     ) -> None:
         """See :class:`~chatsearch.tracking.tracker.Tracker`. The same URI and fingerprint is one version, ever."""
-        values = {_name(key): float(value) for key, value in (metrics or {}).items()}
+        values = {stored_name(key): float(value) for key, value in (metrics or {}).items()}
         self._outbox.put(lambda writer: writer.model(name, without_password(uri), fingerprint, alias, values))
 
     def finish(self, status: Status = "FINISHED") -> None:
@@ -122,7 +122,7 @@ def without_password(text: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _name(key: str) -> str:
+def stored_name(key: str) -> str:
     """A name that MLflow accepts: letters, digits, ``_ - . / : space``."""
     return re.sub(r"[^\w\-./: ]", "_", key.replace("@", "_at_"))[:250]
 

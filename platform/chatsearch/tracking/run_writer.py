@@ -28,6 +28,7 @@ KEY_TAG = "chatsearch.key"
 URI_TAG = "chatsearch.uri"
 FINGERPRINT_TAG = "chatsearch.fingerprint"
 MODEL_TAG = "chatsearch.model_id"
+PARENT_TAG = "mlflow.parentRunId"
 
 _SHORT_HTTP = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 _QUIET = {
@@ -216,7 +217,7 @@ class RunWriter:
         """The newest run with this key, running again; or a new one."""
         found = self._find(client, self._run.key)
         if found is None:
-            tags = {"mlflow.parentRunId": parent_id} if parent_id else {}
+            tags = {PARENT_TAG: parent_id} if parent_id else {}
             return self._create(client, self._run.key, self._run.job, tags)
         if found.info.status != "RUNNING":
             client.update_run(found.info.run_id, status="RUNNING")

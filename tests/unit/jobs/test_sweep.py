@@ -64,6 +64,7 @@ def toy_measure(config: ToyMeasureConfig, tracker: Tracker) -> Made:
         "protocol": {"name": "chatsearch"},
         "model": {"fingerprint": open_artefact(config.model, "toy").fingerprint},
         "inputs": {"data": {"fingerprint": "d"}, "features": {"fingerprint": config.gallery}},
+        "counts": {task: {"num_queries": 4, "num_gallery": {"targets": 4, "all": 9}} for task in "tim"},
         "methods": {"ChatSearcher": method(score), "baseline": method(1.0), "random (simulated)": method(0.0)},
         "fingerprint": "f",
     }
@@ -235,6 +236,9 @@ def test_every_cell_is_a_run_below_the_sweeps() -> None:
     assert runs["high, seed 0"].data.metrics["high/average"] == 20.0
     claims = {name: value for name, value in runs["sweep"].data.metrics.items() if name.startswith("claim/")}
     assert claims == {"claim/low above high": 0.0}  # of the others one seed is too few to tell
+    assert runs["sweep"].data.metrics["num_gallery/i"] == 9
+    assert runs["sweep"].data.tags["world.features"] == "gallery"
+    assert "cores" in runs["sweep"].data.tags["machine"]
 
 
 def test_two_trainings_follow_each_other_in_this_process_without_a_cluster(

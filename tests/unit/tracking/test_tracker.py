@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from chatsearch.tracking.config import RunKey, TrackingConfig, sqlite_path, sqlite_uri
-from chatsearch.tracking.mlflow import _name, without_password
+from chatsearch.tracking.mlflow import stored_name, without_password
 from chatsearch.tracking.tracker import NullTracker, open_tracker
 
 RUN = RunKey(job="train", key="train-1")
@@ -37,8 +37,8 @@ def test_tracking_is_no_part_of_a_fingerprint():
 
 
 def test_names_and_passwords():
-    assert _name("t/R@10") == "t/R_at_10"
-    assert _name("weird?name") == "weird_name"
+    assert stored_name("t/R@10") == "t/R_at_10"
+    assert stored_name("weird?name") == "weird_name"
     assert without_password("at http://me:secret@host/x and s3://k:v@b") == "at http://***@host/x and s3://***@b"
     assert without_password("http://host:5000/a@b") == "http://host:5000/a@b"
 
