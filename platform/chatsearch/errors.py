@@ -4,6 +4,7 @@
     |-- ConfigError                 a value or key the user set is wrong
     |   |-- UnknownNameError        no such key, recipe or job; offers the nearest
     |   |-- MemoryBudgetError       a run that cannot fit into the memory it is given
+    |   |-- DiskBudgetError         a run that cannot fit onto the disk it is given
     |   |-- PlanBudgetError         a gallery that no index can serve within what is asked
     |-- InputError                  the user's data or request is wrong
     |   |-- MissingInputError       a folder, file or picture is not there
@@ -63,6 +64,10 @@ class UnknownNameError(ConfigError):
 
 class MemoryBudgetError(ConfigError):
     """A run whose weights, gradients and optimiser alone are larger than the memory it is given."""
+
+
+class DiskBudgetError(ConfigError):
+    """A run whose checkpoints and bundle are larger than the room on the disk they go to."""
 
 
 class PlanBudgetError(ConfigError):

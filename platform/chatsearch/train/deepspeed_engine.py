@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from chatsearch.train.config import TRAINED_PARTS, TrainConfig
 from chatsearch.train.state import MOMENTS, Piece
@@ -128,6 +129,20 @@ class Engine:
         norm = self._engine.get_global_grad_norm()
         return float(norm) if norm is not None else 0.0
 
+    def rehearse(self, *inputs: Any) -> None:
+        """The module's outputs and the gradients of its ``loss``, of which nothing is left.
+
+        Parameters that share the weights' memory stand in for them, so no hook of DeepSpeed's hears of a gradient. Under ZeRO 2
+        each gradient is let go when it is there, as DeepSpeed does with those of other ranks.
+        """
+        module = self._engine.module
+        aliases = {name: p.detach().requires_grad_(p.requires_grad) for name, p in module.named_parameters()}
+        if self._zero_stage == 2:
+            for alias in aliases.values():
+                if alias.requires_grad:
+                    alias.register_post_accumulate_grad_hook(_let_go)
+        functional_call(module, aliases, inputs)["loss"].backward()
+
     def pieces(self) -> list[Piece]:
         """The fp32 weights and moments that this rank keeps, in the engine's own memory; without ZeRO each rank has all.
 
@@ -156,6 +171,10 @@ class Engine:
         place = held.get_hp_fragment_address()
         mine = {kind: tensor[place.start : place.start + place.numel] for kind, tensor in tensors.items()}
         return Piece(name, held.lp_fragment_address.start, parameter.numel(), mine, state)
+
+
+def _let_go(parameter: Tensor) -> None:
+    parameter.grad = None
 
 
 def _optimiser_state(

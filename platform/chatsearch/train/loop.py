@@ -27,6 +27,7 @@ from chatsearch.train.features import FrozenFeatures, OnlineFeatures, StoredFeat
 from chatsearch.train.head_start import start_heads
 from chatsearch.train.input_start import scale_image_inputs
 from chatsearch.train.memory import check_memory, host_memory
+from chatsearch.train.preflight import rehearse
 from chatsearch.train.reporter import Reporter, Waiting
 from chatsearch.train.start import Start, load_start
 from chatsearch.train.trainer import Trainer
@@ -63,6 +64,9 @@ def run_worker(job: WorkerJob) -> dict[str, Any]:
         trainer.restore(saved)
         _adopt(saved, config)
     first = saved.manifest.step if saved is not None else 0
+
+    if first < config.steps:
+        rehearse(trainer, lambda: builder.build(first, rank, world_size))
 
     # ---- the steps -------------------------------------------------------------------------------------------
     reporter = Reporter(job, rank, torch.cuda.get_device_name(trainer.device) if config.use_gpu else None)

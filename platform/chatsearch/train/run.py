@@ -19,6 +19,7 @@ from chatsearch.model.layout import BUNDLE_FILES
 from chatsearch.storage import Folder, filesystem, resolve
 from chatsearch.tracking.tracker import NullTracker, Tracker
 from chatsearch.train.config import TrainConfig
+from chatsearch.train.disk import check_disk
 
 if TYPE_CHECKING:
     from chatsearch.train.worker import WorkerJob
@@ -36,6 +37,7 @@ def train(config: TrainConfig, tracker: Tracker | None = None) -> Artefact:
     Raises:
         ConfigError: an input is not named.
         ArtefactError: an input is not finished or damaged, or inputs were not made for each other.
+        DiskBudgetError: a local disk cannot hold the checkpoints and the bundle.
         ClusterError: the cluster cannot hold the workers.
         TrainingError: the run cannot go on; the checkpoints stay.
     """
@@ -45,6 +47,7 @@ def train(config: TrainConfig, tracker: Tracker | None = None) -> Artefact:
     if output.finished is not None:
         return output.finished
     run = fingerprint(MODEL_BUNDLE, config, inputs)
+    check_disk(config, _checkpoints(config, run))
     made = _run_locally(config, run, tracker) if config.num_workers == 0 else _run_on_ray(config, run, tracker)
     for name, value in made["facts"]["last_step"].items():
         tracker.log_metrics({f"final_{name}": value})

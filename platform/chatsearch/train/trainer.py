@@ -121,6 +121,20 @@ class Trainer:
         """Of the last step."""
         return StepCost(self._volume, self._stopwatch.seconds)
 
+    def rehearse(self, batch: Batch) -> None:
+        """A micro-batch forward and backward. Weights, gradients, optimiser, queue and random states stay as they are."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            part = self._encode(batch)
+            num_images = len(part.ids_I)
+            num_candidates = max(self.config.objective.queue_size, num_images)
+            features_CD = part.cls_ID.new_ones(num_candidates, part.cls_ID.shape[1])
+            places = torch.arange(num_candidates, device=self.device)
+            pool = Candidates(features_CD, places, torch.ones_like(places, dtype=torch.bool), places[:num_images])
+            counts = self._counts([batch])
+            targets = Targets(words=counts[0], images=counts[1])
+            self._engine.rehearse(self._micro_batch(part, pool.slots_N), pool, targets)
+
     def _learning_rate(self, step: int) -> float:
         optimiser = self.config.optimiser
         return learning_rate(
