@@ -7,7 +7,7 @@ and can be changed without touching code. The defaults are the paper's size.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -217,6 +217,22 @@ class ObjectiveConfig(Config):
     """Keep other copies of the wanted image as negatives [R]."""
     skip_first_images: bool = False
     """Leave out images with nothing before them [R]; they are logged apart either way."""
+
+
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+"""The matrices of a decoder layer, as Llama checkpoints call them."""
+PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
+
+
+class LoraConfig(Config):
+    """Adapters of low rank beside a frozen language model (arXiv 2106.09685). The paper trains the whole model: rank 0."""
+
+    rank: int = Field(0, ge=0)
+    """r, columns of B and rows of A. 0 trains without adapters."""
+    alpha: PositiveFloat = 16.0
+    """What an adapter gives is multiplied by alpha / rank."""
+    projections: tuple[Projection, ...] = Field(PROJECTIONS, min_length=1)
+    """Which matrices of each layer are adapted."""
 
 
 class HeadsConfig(Config):

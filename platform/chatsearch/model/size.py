@@ -12,12 +12,15 @@ from chatsearch.model.config import (
     ClipConfig,
     EfficientNetLite0Config,
     LanguageConfig,
+    LoraConfig,
     PerceiverConfig,
+    Projection,
     SceneCnnConfig,
     SearcherConfig,
     VisionConfig,
 )
 
+WITHOUT_LORA = LoraConfig()
 EFFICIENTNET_LITE0_PARAMETERS = 3_350_000
 """With batch norms folded in and without classifier: there is one shape only."""
 EFFICIENTNET_LITE0_FLOPS = 767_815_104
@@ -50,37 +53,60 @@ class PerceiverMatrices:
     """Layers that look at the picture."""
 
 
-def searcher_parts(config: SearcherConfig) -> tuple[Part, ...]:
-    """Everything that :class:`chatsearch.model.searcher.ChatSearcher` holds. The frozen encoder is not in it."""
+def searcher_parts(config: SearcherConfig, lora: LoraConfig = WITHOUT_LORA) -> tuple[Part, ...]:
+    """Everything that :class:`chatsearch.model.searcher.ChatSearcher` holds while it is trained, with its adapters.
+
+    The frozen encoder is not in it.
+    """
     hidden, feature, queries = config.language.hidden_size, config.vision.feature_dim, config.perceiver.hidden_size
     perceiver = _perceiver_parameters(config)
     projectors = feature * hidden + hidden + queries * hidden + hidden
     heads = (hidden + feature) * config.retrieval_dim + 1  # the last one is the temperature
     return (
-        _language_part(config),
+        _language_part(config, lora),
         Part("perceiver", perceiver, perceiver),
         Part("projectors", projectors, projectors),
         Part("heads", heads, heads),
     )
 
 
-def _language_part(config: SearcherConfig) -> Part:
+def _language_part(config: SearcherConfig, lora: LoraConfig) -> Part:
     language = config.language
     hidden = language.hidden_size
     layers = decoder_matrices(language) + 2 * hidden * language.num_layers + hidden  # matrices, then norms
     copies = 1 if language.tie_embeddings else 2  # input embeddings and M_t
     words, control = copies * language.vocab_size * hidden, copies * NUM_CONTROL_TOKENS * hidden
-    trained = control
-    if not config.freeze_language:
+    adapters = adapter_matrices(language, lora)
+    trained = control + adapters
+    if not config.freeze_language and not lora.rank:
         trained += layers + (0 if config.freeze_words else words)
-    return Part("language model", layers + words + control, trained)
+    return Part("language model", layers + words + control + adapters, trained)
 
 
 def decoder_matrices(config: LanguageConfig) -> int:
     """Weights of the matrices that each position goes through in the decoder: without embeddings, norms and M_t."""
-    hidden = config.hidden_size
+    return config.num_layers * sum(outputs * inputs for outputs, inputs in projection_shapes(config).values())
+
+
+def adapter_matrices(config: LanguageConfig, lora: LoraConfig) -> int:
+    """Weights of A and B of all adapters."""
+    shapes = projection_shapes(config)
+    return config.num_layers * lora.rank * sum(sum(shapes[name]) for name in lora.projections)
+
+
+def projection_shapes(config: LanguageConfig) -> dict[Projection, tuple[int, int]]:
+    """Outputs and inputs of the matrices of a decoder layer."""
+    hidden, wide = config.hidden_size, config.intermediate_size
     keys = hidden // config.num_heads * config.num_key_value_heads
-    return config.num_layers * (2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * config.intermediate_size)
+    return {
+        "q_proj": (hidden, hidden),
+        "k_proj": (keys, hidden),
+        "v_proj": (keys, hidden),
+        "o_proj": (hidden, hidden),
+        "gate_proj": (wide, hidden),
+        "up_proj": (wide, hidden),
+        "down_proj": (hidden, wide),
+    }
 
 
 def perceiver_matrices(config: PerceiverConfig, token_dim: int) -> PerceiverMatrices:

@@ -9,7 +9,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from chatsearch.config import Config, runtime
 from chatsearch.data.config import LoaderConfig, StreamConfig
 from chatsearch.errors import ConfigError
-from chatsearch.model.config import Attention, HeadsConfig, ObjectiveConfig, SceneCnnConfig, SearcherConfig
+from chatsearch.model.config import Attention, HeadsConfig, LoraConfig, ObjectiveConfig, SceneCnnConfig, SearcherConfig
+from chatsearch.model.size import projection_shapes
 
 TRAINED_PARTS = (
     "language",
@@ -82,6 +83,8 @@ class TrainConfig(Config):
     features: str = runtime("")
     """Feature store with f_CLS and tokens of every picture; empty runs the frozen encoder in the workers."""
     model: SearcherConfig = SearcherConfig()
+    lora: LoraConfig = LoraConfig()
+    """Adapters to train in place of the language model; what is exported has them merged."""
     objective: ObjectiveConfig = ObjectiveConfig()
     streams: tuple[StreamConfig, ...] = ()
     """Documents and how many of each go into a global step."""
@@ -150,7 +153,10 @@ class TrainConfig(Config):
 
     def content(self) -> dict[str, Any]:
         """The fields that decide the weights; among them the number of workers where the run is not elastic."""
-        return {**super().content(), **({} if self.is_elastic else {"world_size": self.world_size})}
+        content = super().content()
+        if not self.lora.rank:
+            del content["lora"]  # what is not used decides nothing
+        return {**content, **({} if self.is_elastic else {"world_size": self.world_size})}
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
@@ -167,11 +173,28 @@ class TrainConfig(Config):
             raise ConfigError(
                 "bf16 needs the fp32 master weights of ZeRO. Set zero_stage to 1 or 2, or precision to fp32."
             )
+        if self.lora.rank:
+            self._check_lora()
         if self.max_length < self.model.block_length:
             raise ConfigError(
                 f"max_length={self.max_length} cannot hold an image block of {self.model.block_length} positions. Raise it."
             )
         return self
+
+
+    def _check_lora(self) -> None:
+        if self.model.freeze_language:
+            raise ConfigError(
+                f"model.freeze_language=true keeps the language model as it is, lora.rank={self.lora.rank} changes it. Set one of "
+                "the two back."
+            )
+        shapes = projection_shapes(self.model.language)
+        narrowest = min(min(shapes[name]) for name in self.lora.projections)
+        if self.lora.rank >= narrowest:
+            raise ConfigError(
+                f"lora.rank={self.lora.rank} is no low rank: the narrowest matrix it adapts has {narrowest} rows or columns. Lower "
+                "it, or name other lora.projections."
+            )
 
 
 class VisionTrainingConfig(Config):

@@ -18,7 +18,7 @@ _QUEUE_ID_BYTES = 8
 
 def checkpoint_bytes(config: TrainConfig) -> int:
     """What one checkpoint takes. Frozen weights are not in it; random states and headers, some kB a worker, do not count."""
-    trained = sum(part.trained for part in searcher_parts(config.model))
+    trained = sum(part.trained for part in searcher_parts(config.model, config.lora))
     slot = 4 * config.model.vision.feature_dim + _QUEUE_ID_BYTES
     return _STATE_BYTES * trained + config.objective.queue_size * slot
 

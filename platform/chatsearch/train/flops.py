@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chatsearch.model.config import NUM_CONTROL_TOKENS
-from chatsearch.model.size import decoder_matrices, perceiver_matrices, vision_flops
+from chatsearch.model.size import adapter_matrices, decoder_matrices, perceiver_matrices, vision_flops
 from chatsearch.train.config import TrainConfig
 from chatsearch.train.volume import Volume
 
@@ -29,6 +29,7 @@ class StepFlops:
     """FLOPs of one global step, all workers together."""
 
     decoder: float
+    """With its adapters."""
     attention: float
     words: float
     """M_t."""
@@ -60,19 +61,21 @@ class StepFlops:
 def step_flops(config: TrainConfig, volume: Volume) -> StepFlops:
     """FLOPs of a step of this volume."""
     model, language = config.model, config.model.language
-    decoder_rate = 4 if model.freeze_language else 6
-    words_rate = 4 if model.freeze_language or model.freeze_words else 6
+    is_frozen = model.freeze_language or config.lora.rank > 0
+    decoder_rate = 4 if is_frozen else 6
+    words_rate = 4 if is_frozen or model.freeze_words else 6
     decoder = float(decoder_matrices(language) * volume.positions)
+    adapters = float(adapter_matrices(language, config.lora) * volume.positions)
     attention = float(language.num_layers * language.hidden_size * volume.pairs)
     words = float(language.vocab_size * language.hidden_size * volume.labels)
     control = float(NUM_CONTROL_TOKENS * language.hidden_size * volume.labels)
     recomputed = 0.0
     if config.activation_checkpointing:
-        recomputed += 2 * decoder + 4 * attention
+        recomputed += 2 * (decoder + adapters) + 4 * attention
     if volume.labels / (config.world_size * config.accumulation) > LABELS_PER_CHUNK:
         recomputed += 2 * (words + control)
     return StepFlops(
-        decoder=decoder_rate * decoder,
+        decoder=decoder_rate * decoder + 6 * adapters,
         attention=12 * attention,
         words=words_rate * words + 6 * control,
         perceiver=volume.images * _perceiver(config),

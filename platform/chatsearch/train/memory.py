@@ -58,7 +58,7 @@ def state_bytes(config: TrainConfig, *, stage: Stage | None = None, precision: s
     """Memory of a worker's state, of this configuration or with another ZeRO stage or precision."""
     stage = config.zero_stage if stage is None else stage
     weight, gradient, optimiser = bytes_per_parameter(precision or config.precision, stage, config.world_size)
-    parts = searcher_parts(config.model)
+    parts = searcher_parts(config.model, config.lora)
     trained = sum(part.trained for part in parts)
     return StateBytes(
         weights=weight * sum(part.parameters for part in parts),
@@ -79,7 +79,10 @@ def activation_bytes(config: TrainConfig, volume: Volume) -> float:
     share = 1.0 / (config.world_size * config.accumulation)
     size = 4.0 if config.precision == "fp32" else 2.0
     keys = language.hidden_size // language.num_heads * language.num_key_value_heads
-    layer = size * (8 * language.hidden_size + 2 * keys + 4 * language.intermediate_size) + 8 * language.hidden_size
+    low = config.lora.rank * len(config.lora.projections)  # what an adapter holds between A and B
+    layer = (
+        size * (8 * language.hidden_size + 2 * keys + 4 * language.intermediate_size + low) + 8 * language.hidden_size
+    )
     if config.activation_checkpointing:
         position = layer + language.num_layers * size * language.hidden_size
     else:
@@ -141,5 +144,5 @@ def _advice(config: TrainConfig, held: float) -> str:
         return f"Change the settings: {', '.join(fitting)}."
     return (
         "No ZeRO stage and no precision fits: take more workers (num_workers) on more machines, a device with more memory, a smaller "
-        "model, or freeze a part (model.freeze_language, model.freeze_words)."
+        "model, train adapters (lora.rank=16), or freeze a part (model.freeze_language, model.freeze_words)."
     )

@@ -110,7 +110,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _sizes(config: TrainConfig) -> list[str]:
-    parts = searcher_parts(config.model)
+    parts = searcher_parts(config.model, config.lora)
     whole = Part("searcher", sum(p.parameters for p in parts), sum(p.trained for p in parts))
     encoder = Part("frozen encoder", vision_parameters(config.model.vision), 0)
     rows = [("parameters", "all", "trained")]
@@ -164,7 +164,7 @@ def _memory(config: TrainConfig, mean: Volume, limit: Volume) -> list[str]:
         rows.append((f"ZeRO {stage}{mark}", *(f"{part / size:,.2f}" for part in parts), formula))
     lines = [*_table(rows), f"{_formula(config)}, N = {workers} workers; frozen parameters cost their weights"]
     if config.zero_stage:
-        update = 4.0 / workers * sum(part.trained for part in searcher_parts(config.model))
+        update = 4.0 / workers * sum(part.trained for part in searcher_parts(config.model, config.lora))
         lines.append(
             f"on top while it updates: {update / size:,.2f} of gradients in fp32 (4/N), and DeepSpeed's buckets"
         )

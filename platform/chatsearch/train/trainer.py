@@ -16,6 +16,7 @@ from torch import Tensor
 
 from chatsearch.data.pack import PADDING, Batch
 from chatsearch.errors import CorruptArtefactError, FingerprintMismatchError, NonFiniteLossError, TrainingError
+from chatsearch.model.lora import add_adapters, merge_adapters
 from chatsearch.model.objective import IGNORE, combine
 from chatsearch.model.queue import Candidates, FeatureQueue, content_id
 from chatsearch.model.searcher import ChatSearcher
@@ -65,6 +66,7 @@ class Trainer:
         self, searcher: ChatSearcher, config: TrainConfig, features: FeaturesFor, name_samples: NameSamples
     ) -> None:
         torch.manual_seed(config.seed)
+        add_adapters(searcher, config.lora, seed=config.seed)
         if config.activation_checkpointing:
             searcher.enable_activation_checkpointing()
         searcher.language.attention = config.attention
@@ -271,7 +273,7 @@ class Trainer:
         return states
 
     def export(self, saved: SavedCheckpoint) -> ChatSearcher:
-        """The searcher in fp32 on the CPU, from the masters of a whole checkpoint. One rank calls it.
+        """The searcher in fp32 on the CPU, from the masters of a whole checkpoint, without adapters. One rank calls it.
 
         Raises:
             CorruptArtefactError: a trained weight is not in it.
@@ -280,6 +282,7 @@ class Trainer:
             folder = saved.fetch(saved.rank_files(), scratch)
             masters = joined_weights(folder / name for name in saved.rank_files())
         searcher = ChatSearcher(self.config.model)
+        add_adapters(searcher, self.config.lora, seed=self.config.seed)
         searcher.load_state_dict({k: v.float().cpu() for k, v in self.searcher.state_dict().items()}, strict=True)
         for name, parameter in searcher.named_parameters():
             if not parameter.requires_grad:
@@ -288,6 +291,7 @@ class Trainer:
             if held is None or len(held) != parameter.numel():
                 raise CorruptArtefactError(f"{saved.folder} has no weight {name} of this model. Delete it.")
             parameter.data.copy_(held.view_as(parameter))
+        merge_adapters(searcher)
         return searcher.eval()
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from chatsearch.model.config import ClipConfig, SearcherConfig
+from chatsearch.model.config import PROJECTIONS, ClipConfig, LoraConfig, SearcherConfig
+from chatsearch.model.lora import add_adapters
 from chatsearch.model.searcher import ChatSearcher
 from chatsearch.model.size import searcher_parts, vision_flops, vision_parameters
 from chatsearch.model.vision import build_network
@@ -51,6 +52,18 @@ def test_parts_have_the_parameters_of_the_modules(config: SearcherConfig) -> Non
         assert part.parameters == sum(p.numel() for p in held), part.name
         assert part.trained == sum(p.numel() for p in held if p.requires_grad), part.name
     assert sum(part.parameters for part in parts) == sum(p.numel() for p in searcher.parameters())
+
+
+@pytest.mark.parametrize("projections", [PROJECTIONS, ("q_proj", "v_proj"), ("k_proj", "down_proj")], ids=str)
+@each(SIZES)
+def test_adapters_have_the_parameters_of_the_modules(config: SearcherConfig, projections: tuple) -> None:
+    lora = LoraConfig(rank=4, projections=projections)
+    with torch.device("meta"):
+        searcher = ChatSearcher(config)
+        add_adapters(searcher, lora, seed=0)
+    language = searcher_parts(config, lora)[0]
+    assert language.parameters == sum(p.numel() for p in searcher.language.parameters())
+    assert language.trained == sum(p.numel() for p in searcher.language.parameters() if p.requires_grad)
 
 
 @each({**SIZES, "another clip": model.paper().replace(vision=ClipConfig(image_size=56, hidden_size=64, num_layers=3))})

@@ -12,6 +12,8 @@ from chatsearch.data.config import StreamConfig
 from chatsearch.data.steps import StepBuilder
 from chatsearch.data.tokenizer import ChatTokenizer
 from chatsearch.errors import MemoryBudgetError
+from chatsearch.model.config import LoraConfig
+from chatsearch.model.lora import add_adapters
 from chatsearch.model.searcher import ChatSearcher
 from chatsearch.model.size import searcher_parts, vision_parameters
 from chatsearch.storage import Folder
@@ -104,6 +106,7 @@ def counted(config: TrainConfig, *, length: int, num_images: int) -> int:
     vision = config.model.vision
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         searcher = ChatSearcher(config.model)
+        add_adapters(searcher, config.lora, seed=0)
         ids_RL = torch.zeros(1, length, dtype=torch.int64)
         rows, cols = torch.zeros(num_images, dtype=torch.int64), torch.ones(num_images, dtype=torch.int64)
         cls_ID = torch.zeros(num_images, vision.feature_dim)
@@ -117,14 +120,18 @@ def counted(config: TrainConfig, *, length: int, num_images: int) -> int:
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("frozen", [{}, {"freeze_language": True}, {"freeze_words": True}], ids=str)
+@pytest.mark.parametrize(
+    ("frozen", "rank"), [({}, 0), ({"freeze_language": True}, 0), ({"freeze_words": True}, 0), ({}, 16)], ids=str
+)
 @pytest.mark.parametrize("size", [model.tiny, model.small, model.paper])
-def test_a_step_costs_what_pytorch_counts(size, frozen: dict) -> None:
+def test_a_step_costs_what_pytorch_counts(size, frozen: dict, rank: int) -> None:
     """Decoder, attention, M_t, perceiver, projectors and heads together, to the last FLOP."""
     shape = size().replace(**frozen)
     if size is model.paper:  # fewer layers of the same width: the count is linear in them
         shape = shape.replace(language=shape.language.replace(num_layers=3))
-    config = TrainConfig(model=shape, features="stored", objective=PAPER.objective.replace(queue_size=50))
+    config = TrainConfig(
+        model=shape, lora=LoraConfig(rank=rank), features="stored", objective=PAPER.objective.replace(queue_size=50)
+    )
     length = 4 * shape.block_length
     flops = step_flops(config, Volume(1, 3, length, length, length**2))
     # Ours takes 6 a weight everywhere; the first matrices have inputs without gradient and cost 4.
@@ -177,6 +184,10 @@ def test_frozen_parts_and_stored_features_cost_no_state() -> None:
     frozen = state_bytes(PAPER.replace(model=PAPER.model.replace(freeze_language=True)))
     assert frozen.weights == state.weights
     assert frozen.gradients < 0.02 * state.gradients
+    adapted = state_bytes(PAPER.replace(lora=LoraConfig(rank=16)))
+    # PEFT counts 39,976,960 for this rank on all seven matrices of a Llama 7B.
+    assert adapted.gradients - frozen.gradients == 2 * 39_976_960
+    assert adapted.weights - frozen.weights == 2 * 39_976_960
 
 
 class _Sum(nn.Module):
