@@ -139,6 +139,14 @@ class DualEncoderTrainingConfig(BaselineConfig):
     """What of the text tower's states is projected: that of ``</s>``, or their mean."""
     freeze_words: bool = False
     """Word embeddings keep their starting values."""
+    from_scratch: bool = False
+    """The text tower is drawn at random, in the shape and with the tokenizer of the weights, instead of starting from them."""
+
+    @model_validator(mode="after")
+    def _check_start(self) -> DualEncoderTrainingConfig:
+        if self.from_scratch and self.freeze_words:
+            raise ConfigError("from_scratch=true draws the words at random: they must learn. Set freeze_words=false.")
+        return self
 
 
 class FromageTrainingConfig(BaselineConfig):

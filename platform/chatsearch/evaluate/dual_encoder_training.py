@@ -37,7 +37,7 @@ class DualEncoderLearner:
 
     @classmethod
     def start(cls, config: DualEncoderTrainingConfig, weights: StartingWeights, store: FeatureStore) -> Self:
-        """Before the first step: the text tower is the model's starting language model.
+        """Before the first step: the text tower is the model's starting language model, or drawn at random.
 
         Raises:
             ConfigError: the weights have fewer layers than wanted.
@@ -46,7 +46,8 @@ class DualEncoderLearner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             network = DualEncoder(shape)
-        network.text.load_word_weights(weights.language)
+        if not config.from_scratch:
+            network.text.load_word_weights(weights.language)
         network.text.decoder.embed_tokens.requires_grad_(not config.freeze_words)
         return cls(network, weights.tokenizer, store, config)
 

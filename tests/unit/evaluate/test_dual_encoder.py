@@ -144,6 +144,17 @@ def test_a_shorter_tower_with_frozen_words(world, tmp_path):
         train_baseline(config.replace(num_layers=9, output=str(tmp_path / "no")), NullTracker())
 
 
+def test_a_tower_from_scratch_shares_no_weight_with_the_language_model(world, tmp_path):
+    config = baseline_config(world, tmp_path / "scratch", from_scratch=True)
+    artefact = train_baseline(config.replace(phases=(config.phases[0].replace(steps=1),)), NullTracker())
+    made = load_file(f"{artefact.uri}/{TENSORS}")["text.decoder.embed_tokens.weight"]
+    words = load_weights(world.weights).language["model.embed_tokens.weight"]
+    assert made.shape == words.shape
+    assert abs(np.corrcoef(made.ravel(), np.asarray(words).ravel())[0, 1]) < 0.05
+    with pytest.raises(ConfigError, match="freeze_words=false"):
+        config.replace(freeze_words=True)
+
+
 def test_the_same_configuration_gives_the_same_weights(world, trained, tmp_path):
     artefact = train_baseline(baseline_config(world, tmp_path / "dual"), NullTracker())
     ours, theirs = (load_file(f"{uri}/{TENSORS}") for uri in (artefact.uri, trained[2].uri))
