@@ -145,7 +145,9 @@ def test_a_shorter_tower_with_frozen_words(world, tmp_path):
 
 
 def test_a_tower_from_scratch_shares_no_weight_with_the_language_model(world, tmp_path):
-    config = baseline_config(world, tmp_path / "scratch", from_scratch=True)
+    config = baseline_config(
+        world, tmp_path / "scratch", from_scratch=True, seed=1
+    )  # the weights are drawn with seed 0
     artefact = train_baseline(config.replace(phases=(config.phases[0].replace(steps=1),)), NullTracker())
     made = load_file(f"{artefact.uri}/{TENSORS}")["text.decoder.embed_tokens.weight"]
     words = load_weights(world.weights).language["model.embed_tokens.weight"]
