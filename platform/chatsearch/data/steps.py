@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -114,15 +114,13 @@ class StepBuilder:
         ]
 
     def _batch(self, samples: Sequence[Sample]) -> Batch:
-        examples: list[Example] = []
-        ordinals: list[int] = []
-        rejected: list[str] = []
-        pictures: dict[str, NDArray[Any]] = {}
+        examples: dict[int, Example] = {}
+        rejected: dict[int, str] = {}
         for sample in samples:
             shards, indices = self.sources[sample.stream]
             document = shards.document(int(indices[sample.document]))
             try:
-                example = build_example(
+                examples[sample.ordinal] = build_example(
                     document,
                     self.tokenizer,
                     self.num_queries,
@@ -132,32 +130,30 @@ class StepBuilder:
                     caption_first=self.streams[sample.stream].caption_first,
                 )
             except InputError as error:
-                rejected.append(str(error))
-                continue
-            try:
-                pictures |= self._pixels(name for name in example.image_hashes if name not in pictures)
-            except BadImageError as error:
-                rejected.append(f"Document {document.document_id!r}: {error}")
-                continue
-            examples.append(example)
-            ordinals.append(sample.ordinal)
+                rejected[sample.ordinal] = str(error)
+        pictures: dict[str, NDArray[Any]] = {}
+        if self.preprocess is not None:
+            for ordinal, example in list(examples.items()):
+                try:
+                    pictures |= {name: self._pixels(name) for name in example.image_hashes if name not in pictures}
+                except BadImageError as error:
+                    rejected[ordinal] = f"Document {example.document_id!r}: {error}"
+                    del examples[ordinal]
         batch = pack(
-            examples,
-            ordinals,
+            list(examples.values()),
+            list(examples),
             length=self.max_length,
             pad_id=self.tokenizer.pad_id,
             num_rows=self.num_rows,
-            rejected=rejected,
+            rejected=[reason for _, reason in sorted(rejected.items())],
         )
         if self.preprocess is None or not batch.num_images:
             return batch
         return replace(batch, pixels=np.stack([pictures[name] for name in batch.image_hashes]))
 
-    def _pixels(self, names: Iterable[str]) -> dict[str, NDArray[Any]]:
-        """Preprocessed pictures by content hash; none where no encoder runs online."""
-        if self.preprocess is None:
-            return {}
-        return {name: np.asarray(self.preprocess(decode_rgb(self._picture(name)))) for name in names}
+    def _pixels(self, content_hash: str) -> NDArray[Any]:
+        assert self.preprocess is not None
+        return np.asarray(self.preprocess(decode_rgb(self._picture(content_hash))))
 
     def _picture(self, content_hash: str) -> bytes:
         for shards, _ in self.sources:
