@@ -131,9 +131,9 @@ class Ranks:
             self.kill()
         return codes
 
-    def finish(self) -> None:
+    def finish(self, timeout_s: float = 240.0) -> None:
         """Wait for all to end well."""
-        codes = self.join()
+        codes = self.join(timeout_s)
         assert codes == [0] * len(codes), f"exit codes {codes}: {self.lines()[-1:]}"
 
 

@@ -6,6 +6,7 @@ what they need is measured first, with batches that are there already. Waiting i
 
 from __future__ import annotations
 
+import os
 import statistics
 import tempfile
 import time
@@ -15,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from chatsearch.data.pack import Batch
 from chatsearch.data.steps import StepBuilder
 from chatsearch.data.stream import rank_batches
 from chatsearch.session import ray_session
-from chatsearch.train.loop import _join_group, assemble
+from chatsearch.train.loop import assemble
 from chatsearch.train.reporter import Waiting
 from chatsearch.train.start import load_start
 
@@ -51,7 +53,9 @@ def measure(num_steps: int = NUM_STEPS, warm_up: int = WARM_UP) -> Iterator[Resu
     """The share of time in which steps wait for their batches."""
     with tempfile.TemporaryDirectory() as name, ray_session():
         torch.set_num_threads(2)
-        _join_group()
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
+        if not dist.is_initialized():
+            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         config = even_training(Path(name), steps=num_steps)
         builder, trainer = assemble(config, load_start(config))
         ready = [builder.build(step, 0, 1) for step in range(NUM_CALIBRATION)]

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,23 +44,29 @@ class Run:
     """From the call that starts it to the report of the first step."""
     step_s: float
     """Median over the steps behind the warm-up."""
+    input_s: float
+    """Of a step, mean over the same steps: waiting for Ray Data, or building the batches."""
 
     @classmethod
-    def of(cls, begin: float, times: dict[int, float], seconds: dict[int, float]) -> Run:
-        """From when each step was reported and what it took."""
-        return cls(times[1] - begin, statistics.median(s for step, s in seconds.items() if step > WARM_UP))
+    def of(cls, begin: float, reports: Mapping[int, Mapping[str, float]]) -> Run:
+        """From the numbers of each step, and when each was heard of."""
+        steady = [report for step, report in reports.items() if step > WARM_UP]
+        return cls(
+            reports[1]["at"] - begin,
+            statistics.median(report["seconds_per_step"] for report in steady),
+            statistics.mean(report.get("input_stall", 0.0) * report["seconds_per_step"] for report in steady),
+        )
 
 
 class _Recorder(NullTracker):
-    """Keeps when a step was heard of, which is up to half a second after it was reported, and what it took."""
+    """Keeps the numbers of each step, and when they were heard of: up to half a second after they were reported."""
 
     def __init__(self) -> None:
-        self.times: dict[int, float] = {}
-        self.seconds: dict[int, float] = {}
+        self.reports: dict[int, dict[str, float]] = {}
 
-    def log_metrics(self, metrics, step=None) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         if step is not None:
-            self.times[step], self.seconds[step] = time.time(), metrics["seconds_per_step"]
+            self.reports[step] = {**metrics, "at": time.time()}
 
 
 def on_ray(config: TrainConfig) -> Run:
@@ -70,7 +76,7 @@ def on_ray(config: TrainConfig) -> Run:
         begin = time.time()
         train(config.replace(num_workers=NUM_WORKERS), recorder)
     shutil.rmtree(config.output)
-    return Run.of(begin, recorder.times, recorder.seconds)
+    return Run.of(begin, recorder.reports)
 
 
 def under_torchrun(config: TrainConfig, folder: Path, engine: str = "deepspeed") -> Run:
@@ -90,12 +96,7 @@ def under_torchrun(config: TrainConfig, folder: Path, engine: str = "deepspeed")
         env={**os.environ, "PYTHONPATH": paths, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
     )
     shutil.rmtree(config.output, ignore_errors=True)
-    lines = Ranks([], log).lines()
-    return Run.of(
-        begin,
-        {line["step"]: line["at"] for line in lines},
-        {line["step"]: line["seconds_per_step"] for line in lines},
-    )
+    return Run.of(begin, {line["step"]: line for line in Ranks([], log).lines()})
 
 
 def measure(num_pairs: int = NUM_PAIRS, num_steps: int = NUM_STEPS, num_ddp: int = NUM_DDP) -> Iterator[Result]:
@@ -122,6 +123,7 @@ def measure(num_pairs: int = NUM_PAIRS, num_steps: int = NUM_STEPS, num_ddp: int
         ddp = [under_torchrun(config, folder, "ddp").step_s for _ in range(num_ddp)]
     medians = {side: statistics.median(values) for side, values in (rounds.values | {"ddp": ddp}).items()}  # type: ignore[operator]
     spoken = ", ".join(f"{side} {1000 * seconds:.1f} ms" for side, seconds in medians.items())
+    inputs = {side: 1000 * statistics.median(run.input_s for run in done) for side, done in runs.items()}
     yield judge(
         "T1",
         rounds.ratios("ray", "torchrun"),
@@ -129,7 +131,10 @@ def measure(num_pairs: int = NUM_PAIRS, num_steps: int = NUM_STEPS, num_ddp: int
         command=COMMAND,
         at_most=1.02,
         null=rounds.null,
-        note=f"medians of a step: {spoken}; DeepSpeed over DDP {medians['torchrun'] / medians['ddp']:.3f}",
+        note=(
+            f"medians of a step: {spoken}; DeepSpeed over DDP {medians['torchrun'] / medians['ddp']:.3f}; of a step, Ray's wait for "
+            f"input {inputs['ray']:.1f} ms, torchrun's ranks building theirs {inputs['torchrun']:.1f} ms"
+        ),
         sides={**rounds.values, "ddp": ddp},
     )
     first = {side: [run.first_step_s for run in done] for side, done in runs.items()}

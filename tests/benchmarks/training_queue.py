@@ -19,7 +19,6 @@ from chatsearch.data.example import Example
 from chatsearch.data.pack import Batch, pack
 from chatsearch.model.objective import image_loss
 from chatsearch.model.searcher import ChatSearcher
-from chatsearch.storage import Folder
 from chatsearch.testing.training import tiny_training
 from chatsearch.train.checkpoint import COMMON_FILE
 from chatsearch.train.config import TrainConfig
@@ -30,7 +29,7 @@ from torch import Tensor
 
 from jobs.recipes.train import small_align
 from tests.benchmarks.harness import Result, account
-from tests.benchmarks.training_setup import COMMAND, NUM_WORKERS
+from tests.benchmarks.training_setup import COMMAND, NUM_WORKERS, RUN_LIMIT_S
 from tests.gpu.synthetic_documents import CAPTIONS, PAGES, documents
 from tests.ranks import Seat, join_group, run_name, start, start_training
 
@@ -65,7 +64,7 @@ def measure(num_steps: int = NUM_STEPS, warm_up: int = WARM_UP) -> Iterator[Resu
 def cost(folder: Path, num_steps: int, warm_up: int) -> Result:
     """Share of step time, of both ranks."""
     ranks = start(NUM_WORKERS, folder / "logs", take_steps, num_steps)
-    ranks.finish()
+    ranks.finish(RUN_LIMIT_S)
     lines = [line for rank in range(NUM_WORKERS) for line in ranks.lines(rank)[warm_up:]]
     parts = {part: sum(line[part] for line in lines) for part in ("exchange", "loss", "step")}
     return account(
@@ -85,7 +84,7 @@ def cost(folder: Path, num_steps: int, warm_up: int) -> Result:
 def take_steps(seat: Seat, num_steps: int, log: Path) -> None:
     """One rank."""
     join_group(seat)
-    config = small_align().replace(features="synthetic", steps=num_steps, num_workers=0)
+    config = small_align().replace(features="synthetic", num_workers=0)
     torch.manual_seed(0)
     trainer = Trainer(ChatSearcher(config.model), config, lambda _: RandomFeatures(config), lambda _step, _rank: [])
     share = config.per_step // seat.world_size
@@ -143,9 +142,9 @@ def content(folder: Path) -> Result:
     held = {}
     for world_size in WORLDS:
         config = tiny_training(folder, output=str(folder / f"workers-{world_size}"))
-        start_training(config, world_size, folder / "logs").finish()
-        run = Folder(config.output).path(CHECKPOINTS, run_name(config))
-        held[world_size] = read_tensors(max(Path(run).glob("step-*")) / COMMON_FILE, QUEUE)
+        start_training(config, world_size, folder / "logs").finish(RUN_LIMIT_S)
+        saved = max(Path(config.output, CHECKPOINTS, run_name(config)).glob("step-*"))
+        held[world_size] = read_tensors(saved / COMMON_FILE, QUEUE)
     same = [all(torch.equal(held[n][key], held[1][key]) for key in QUEUE) for n in WORLDS]
     return Result(
         "T8-content",

@@ -20,7 +20,7 @@ from chatsearch.train.trainer import Trainer
 from chatsearch.train.writer import CheckpointWriter
 
 from tests.benchmarks.harness import Result, judge
-from tests.benchmarks.training_setup import COMMAND, NUM_WORKERS, even_training
+from tests.benchmarks.training_setup import COMMAND, NUM_WORKERS, RUN_LIMIT_S, even_training
 from tests.ranks import start_training
 
 NUM_PAIRS = 10
@@ -81,7 +81,9 @@ def stall(folder: Path, num_pairs: int) -> Result:
     config = even_training(
         folder, steps=STEPS_BETWEEN * 2 * (num_pairs + 1), checkpoint_every=STEPS_BETWEEN, output=str(folder / "stall")
     )
-    start_training(config, NUM_WORKERS, folder / "logs", functools.partial(time_saves, folder=str(folder))).finish()
+    start_training(config, NUM_WORKERS, folder / "logs", functools.partial(time_saves, folder=str(folder))).finish(
+        RUN_LIMIT_S
+    )
     saves = [json.loads(line) for line in (folder / "saves.0").read_text().splitlines()]
     saves, first = saves[2:], saves[:2]
     seconds = {
@@ -112,7 +114,7 @@ def throughput(folder: Path, num_pairs: int) -> Result:
         folder, steps=period * (num_pairs + 1), checkpoint_every=period, output=str(folder / "throughput")
     )
     ranks = start_training(config, NUM_WORKERS, folder / "logs")
-    ranks.finish()
+    ranks.finish(RUN_LIMIT_S)
     times = {line["step"]: line["seconds_per_step"] for line in ranks.lines() if "step" in line}
 
     def block(first: int, length: int = INTERVAL) -> float:

@@ -28,6 +28,8 @@ from PIL import Image
 
 COMMAND = "make bench ONLY=training"
 NUM_WORKERS = 2
+RUN_LIMIT_S = 1200.0
+"""Longest that one run may take on a machine that is busy with other work."""
 NUM_DOCUMENTS = 256
 LENGTH = 128
 """Positions of a row, each filled by one document."""
