@@ -25,11 +25,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import pytest
 from hypothesis import settings
 
+from tests.sample_data import ABSENT, sample_folder
+
 # No example has a time limit: speed is measured by benchmarks, and a busy machine is no failure.
 settings.register_profile("chatsearch", deadline=None)
 settings.load_profile("chatsearch")
 
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -54,9 +55,9 @@ def ray_session() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def sample_data() -> Path:
     """The folder of sample photographs and format samples (``captioned/``, ``formats/``)."""
-    folder = Path(os.environ.get("CHATSEARCH_SAMPLE_DATA", ROOT.parent / "shared" / "data"))
+    folder = sample_folder()
     if not (folder / "captioned" / "captions.jsonl").is_file():
-        pytest.skip(f"no sample photographs at {folder}: set CHATSEARCH_SAMPLE_DATA to a folder that has them")
+        pytest.skip(ABSENT.format(folder=folder))
     return folder
 
 

@@ -11,7 +11,7 @@ from chatsearch.evaluate.config import DualEncoderTrainingConfig, FromageTrainin
 from chatsearch.train.config import TrainConfig
 
 from jobs.recipes import train
-from jobs.recipes.places import SMALL, TINY, Places
+from jobs.recipes.places import PHOTOGRAPHS, SMALL, TINY, Places
 
 
 def _phases(stages: tuple[TrainConfig, TrainConfig], learning_rates: tuple[float, float]) -> tuple[PhaseConfig, ...]:
@@ -80,4 +80,28 @@ def small_fromage(places: Places = SMALL) -> FromageTrainingConfig:
         max_length=stages[0].max_length,
         mixed=True,
         output=places.fromage,
+    )
+
+
+def small_photos(places: Places = PHOTOGRAPHS) -> DualEncoderTrainingConfig:
+    """The dual encoder beside ``small_photos``: SmolLM2's first layers, as many captions of the same photographs."""
+    stage = train.small_photos()
+    phase = PhaseConfig(
+        streams=tuple(stream.replace(shards=places.align_shards) for stream in stage.streams),
+        steps=stage.steps,
+        learning_rate=1e-4,
+        warmup_steps=stage.optimiser.warmup_steps,
+    )
+    return small(places).replace(phases=(phase,), heads=stage.heads)
+
+
+def small_photos_scratch(places: Places = PHOTOGRAPHS) -> DualEncoderTrainingConfig:
+    """The same from scratch: a text tower of the same shape, drawn at random."""
+    pretrained = small_photos(places)
+    return pretrained.replace(
+        from_scratch=True,
+        freeze_words=False,
+        phases=(pretrained.phases[0].replace(learning_rate=3e-4),),
+        head_multiplier=1.0,
+        output=places.at("baseline-dual-encoder-scratch"),
     )

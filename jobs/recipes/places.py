@@ -81,3 +81,5 @@ class Places:
 TINY = Places("runs/quickstart-tiny")
 SMALL = Places("runs/quickstart-small")
 PAPER = Places("runs/paper")
+PHOTOGRAPHS = Places("runs/photographs/model-inputs")
+"""Beside the bundle of ``small_photos``."""

@@ -29,6 +29,7 @@ from chatsearch.storage import Folder
 from chatsearch.types import Document, Kind, Segment
 
 from tests.benchmarks.peers.environment import ROOT
+from tests.sample_data import sample_folder
 
 VOCABULARY = 8000
 NUM_PAGES = 4000
@@ -46,7 +47,7 @@ class Made(Config):
 
 def source() -> CorpusConfig:
     """The photographs, or scenes where there are none."""
-    folder = Path(os.environ.get("CHATSEARCH_SAMPLE_DATA", ROOT.parent / "shared" / "data")) / "captioned"
+    folder = sample_folder() / "captioned"
     if (folder / "captions.jsonl").is_file():
         return CaptionedFolderConfig(path=str(folder), split="train")
     return ScenesConfig(kinds=ScenesCounts(caption=3000), image_size=256)

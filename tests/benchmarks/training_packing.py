@@ -8,7 +8,6 @@ paper's 35 positions. Each of the rounds runs another cut through a layout's mic
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,8 +29,8 @@ from tests.benchmarks.harness import Result, judge, take_turns
 from tests.benchmarks.training_layouts import LAYOUTS, LENGTH, packed, shuffled, slot_fill, useful
 from tests.benchmarks.training_setup import COMMAND
 from tests.gpu.synthetic_documents import CAPTIONS, PAGES, documents
+from tests.sample_data import ABSENT, sample_folder
 
-ROOT = Path(__file__).resolve().parents[2]
 TSV = Path("formats", "cc3m", "Validation_GCC-1.1.0-Validation.first2000.tsv")
 NUM_ROUNDS = 9
 NUM_PAGES = 240
@@ -48,8 +47,7 @@ OBJECTIVE = ObjectiveConfig(queue_size=0)
 
 def captions() -> list[str]:
     """Of the CC3M sample; empty where it is not there."""
-    folder = Path(os.environ.get("CHATSEARCH_SAMPLE_DATA", ROOT.parent / "shared" / "data"))
-    path = folder / TSV
+    path = sample_folder() / TSV
     return [line.split("\t")[0] for line in path.read_text().splitlines()] if path.is_file() else []
 
 
@@ -57,7 +55,7 @@ def measure(num_rounds: int = NUM_ROUNDS, parts: int = NUM_ROUNDS) -> Iterator[R
     """Rates by corpus and peer, and the fill of rows."""
     texts = captions()
     if not texts:
-        reason = f"no {TSV.name}: set CHATSEARCH_SAMPLE_DATA to the folder of samples"
+        reason = ABSENT.format(folder=sample_folder())
         yield Result("T2", "not_run", None, None, "packed against padded and length-grouped", COMMAND, note=reason)
         return
     torch.set_num_threads(2)

@@ -44,6 +44,9 @@ class StreamConfig(Config):
     """Share of a kind's documents that is taken; kinds not named are taken whole. A larger share holds every smaller one."""
     caption_first: float = Field(default=0.5, ge=0.0, le=1.0)
     """Share of caption documents read as retrieval, caption before picture; the others are read as captioning [R]."""
+    word_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the tokens left out of a caption that comes before its picture, others in every epoch: small sets of captions
+    are learnt by heart otherwise."""
 
     @model_validator(mode="after")
     def _check(self) -> StreamConfig:

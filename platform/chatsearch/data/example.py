@@ -28,8 +28,8 @@ from chatsearch.types import Document, Kind, Role, Segment
 IGNORED = -100
 """Label of a position that wants nothing (the ignore index of PyTorch's cross entropy)."""
 
-_DIRECTIONS = 1 << 16
-"""Steps in which the share of directions is drawn."""
+_SHARES = 1 << 16
+"""Steps in which shares are drawn."""
 _CHUNKED = (Kind.INTERLEAVED, Kind.TEXT)
 
 
@@ -68,6 +68,7 @@ def build_example(
     answer_only: bool,
     coin: Coin,
     caption_first: float = 0.5,
+    word_dropout: float = 0.0,
 ) -> Example:
     """One training sequence of at most ``max_length`` positions.
 
@@ -84,6 +85,7 @@ def build_example(
             document it falls on what comes second.
         coin: the draws of this document in this epoch.
         caption_first: how often the caption of a caption document comes before its image.
+        word_dropout: share of the tokens that such a caption loses; one is always left.
 
     Raises:
         InputError: the document does not fit, or the loss would fall on nothing.
@@ -91,6 +93,8 @@ def build_example(
     if document.kind == Kind.CAPTION:
         order = _draw_caption(document, coin, caption_first)
         pieces = _fit_caption(document, order, tokenizer, num_queries, max_length, answer_only=answer_only)
+        if word_dropout and order[1].image is not None:
+            pieces = _drop_words(pieces, tokenizer, coin, word_dropout)
     elif document.kind in _CHUNKED:
         chunks = cut(render(document.segments, tokenizer, answer_only=answer_only), tokenizer, num_queries, max_length)
         if document.kind == Kind.INTERLEAVED:
@@ -224,7 +228,7 @@ def _draw_caption(document: Document, coin: Coin, caption_first: float) -> list[
             "image and at least one caption."
         )
     caption = captions[coin.draw("caption", len(captions))]
-    retrieval = coin.draw("direction", _DIRECTIONS) < caption_first * _DIRECTIONS
+    retrieval = coin.draw("direction", _SHARES) < caption_first * _SHARES
     first, second = (caption, images[0]) if retrieval else (images[0], caption)
     return [replace(first, loss=False), replace(second, loss=True)]
 
@@ -242,14 +246,28 @@ def _fit_caption(
     excess = _length(pieces, num_queries) - max_length
     if excess <= 0:
         return pieces
-    text = next(
-        i for i, p in enumerate(pieces) if p.image is None and p.ids not in ((tokenizer.bos_id,), (tokenizer.eos_id,))
-    )
+    text = next(i for i, piece in enumerate(pieces) if _has_words(piece, tokenizer))
     kept = len(pieces[text].ids) - excess
     if kept < 1:
         raise InputError(_too_long(document.document_id, max_length + 1 - kept, max_length))
     pieces[text] = Piece(pieces[text].ids[:kept], loss=pieces[text].loss)
     return pieces
+
+
+def _has_words(piece: Piece, tokenizer: ChatTokenizer) -> bool:
+    """Whether a piece of a caption document is its text."""
+    return piece.image is None and piece.ids not in ((tokenizer.bos_id,), (tokenizer.eos_id,))
+
+
+def _drop_words(pieces: Sequence[Piece], tokenizer: ChatTokenizer, coin: Coin, share: float) -> list[Piece]:
+    """The same with tokens of the caption left out."""
+    kept = []
+    for piece in pieces:
+        ids = piece.ids
+        if _has_words(piece, tokenizer):
+            ids = tuple(x for i, x in enumerate(ids) if coin.draw(f"word {i}", _SHARES) >= share * _SHARES) or ids[:1]
+        kept.append(replace(piece, ids=ids))
+    return kept
 
 
 def _fit_dialogue(

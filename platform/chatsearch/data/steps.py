@@ -128,6 +128,7 @@ class StepBuilder:
                     answer_only=self.answer_only,
                     coin=Coin(self.seed, document.document_id, sample.epoch),
                     caption_first=self.streams[sample.stream].caption_first,
+                    word_dropout=self.streams[sample.stream].word_dropout,
                 )
             except InputError as error:
                 rejected[sample.ordinal] = str(error)

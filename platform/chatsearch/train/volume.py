@@ -143,6 +143,7 @@ def _mean(
                 answer_only=config.answer_only,
                 coin=Coin(config.seed, document.document_id, 0),
                 caption_first=stream.caption_first,
+                word_dropout=stream.word_dropout,
             )
             labels = int((example.labels != IGNORED).sum())
             found += Volume(0, len(example.image_hashes), len(example), labels, len(example) ** 2)

@@ -81,6 +81,43 @@ def test_the_share_of_directions_is_a_setting_and_the_answer_is_what_comes_secon
     assert 140 <= num_first <= 180
 
 
+def test_captions_that_ask_lose_words_and_those_that_answer_do_not(tokenizer: ChatTokenizer) -> None:
+    words = " ".join(["ball"] * 40)
+    doc, whole = caption(words), tokenizer.encode(words)
+    left, seen = [], set()
+    for epoch in range(50):
+        for first in (1.0, 0.0):
+            got = build_example(
+                doc,
+                tokenizer,
+                N,
+                max_length=200,
+                answer_only=True,
+                coin=Coin(0, "c", epoch),
+                caption_first=first,
+                word_dropout=0.25,
+            )
+            num_left = len(got) - (N + 3) - 2  # bos and </s>
+            assert first or num_left == len(whole)
+            if first:
+                left.append(num_left / len(whole))
+                seen.add(tuple(got.input_ids.tolist()))
+                assert got.image_is_target[0]
+    assert len(seen) > 40, "other ones in every epoch"
+    assert 0.7 < sum(left) / len(left) < 0.8
+    short = build_example(
+        caption("a"),
+        tokenizer,
+        N,
+        max_length=200,
+        answer_only=True,
+        coin=Coin(0, "c", 0),
+        caption_first=1.0,
+        word_dropout=0.99,
+    )
+    assert len(short) == 1 + 1 + (N + 3) + 1, "one word is always left"
+
+
 def test_captions_are_drawn_in_both_directions_and_from_all_texts(tokenizer: ChatTokenizer) -> None:
     doc = caption("a dog", "two cats", "a tree")
     seen = set()
