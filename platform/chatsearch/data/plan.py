@@ -72,10 +72,13 @@ class StepPlan:
 
 
 def rank_slice(samples: Sequence[Sample], rank: int, world_size: int) -> list[Sample]:
-    """The contiguous share of one rank; all ranks in order give the global order, for any world size."""
+    """The share of one rank, in order: every ``world_size``-th sample, so that all ranks get as many of each stream.
+
+    Streams lie one after the other in a step, and their documents differ in length: of contiguous shares the last rank's, pages
+    alone, would be the one that all others wait for.
+    """
     assert 0 <= rank < world_size, (rank, world_size)
-    bounds = [len(samples) * r // world_size for r in (rank, rank + 1)]
-    return list(samples[bounds[0] : bounds[1]])
+    return list(samples[rank::world_size])
 
 
 @functools.lru_cache(maxsize=8)

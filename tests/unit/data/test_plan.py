@@ -12,12 +12,17 @@ STREAMS = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 9)), min_size=1,
 
 @given(st.integers(0, 99), STREAMS, st.integers(0, 50), st.integers(1, 7))
 @settings(deadline=None)
-def test_ranks_in_order_give_the_global_order(seed: int, streams, step: int, world_size: int) -> None:
+def test_ranks_share_every_stream_evenly_and_together_hold_the_step(
+    seed: int, streams, step: int, world_size: int
+) -> None:
     samples = StepPlan(seed, streams).step(step)
     assert [s.ordinal for s in samples] == list(range(len(samples)))
     shares = [rank_slice(samples, rank, world_size) for rank in range(world_size)]
-    assert [s for share in shares for s in share] == samples
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert sorted((s for share in shares for s in share), key=lambda s: s.ordinal) == samples
+    assert all([s.ordinal for s in share] == sorted(s.ordinal for s in share) for share in shares)
+    for stream in (None, *range(len(streams))):
+        sizes = [sum(stream in (None, s.stream) for s in share) for share in shares]
+        assert max(sizes) - min(sizes) <= 1, stream
 
 
 @given(st.integers(0, 99), st.integers(1, 40), st.integers(1, 9))

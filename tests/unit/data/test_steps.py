@@ -42,11 +42,13 @@ def sequences(batches: Sequence[Batch]) -> list[tuple[list[int], list[int]]]:
 
 
 def images(batches: Sequence[Batch]) -> list[tuple[int, str, bool]]:
-    return [
+    """In the order in which they enter the queue: by sample, those of one sample as they lie."""
+    found = [
         (int(sample), name, bool(target))
         for batch in batches
         for sample, name, target in zip(batch.image_sample, batch.image_hashes, batch.image_target, strict=True)
     ]
+    return sorted(found, key=lambda image: image[0])
 
 
 @pytest.mark.parametrize("step", [0, 1, 9])
@@ -58,8 +60,23 @@ def test_the_step_does_not_depend_on_workers_or_micro_batches(builder: StepBuild
             split = changed(builder, num_micro_batches=micro)
             shares = [batch for rank in range(world_size) for batch in split.build(step, rank, world_size)]
             assert len(shares) == world_size * micro
-            assert images(shares) == images(whole)  # in queue order, without sorting
+            assert images(shares) == images(whole)
             assert sorted(sequences(shares)) == sorted(sequences(whole))
+
+
+@pytest.mark.parametrize("world_sizes", [(1,), (2,), (4,), (2, 1, 2), (4, 1, 3)], ids=str)
+def test_the_global_order_survives_changes_of_the_worker_count_in_mid_epoch(builder: StepBuilder, world_sizes) -> None:
+    num_captions = builder.plan.streams[0][0]
+    steps = range(12)
+    changes = [2, 7]  # neither lies where an epoch of captions ends
+    assert all(step * 8 % num_captions for step in changes)
+    assert steps[-1] * 8 > 2 * num_captions
+    whole = [image for step in steps for image in images(builder.build(step, 0, 1))]
+    order = []
+    for step in steps:
+        world_size = world_sizes[sum(step >= change for change in changes) % len(world_sizes)]
+        order += images([batch for rank in range(world_size) for batch in builder.build(step, rank, world_size)])
+    assert order == whole
 
 
 def test_a_copy_on_another_worker_builds_the_same(builder: StepBuilder) -> None:
