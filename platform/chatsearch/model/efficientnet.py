@@ -9,19 +9,20 @@ Shapes: B pictures, C channels, 7 x 7 tokens of width 1,280.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chatsearch.errors import CorruptArtefactError
+from chatsearch.model.mapping import PartMapping, Published, check, taken
 from chatsearch.model.vision import VisionFeatures
 
 BATCH_NORM_EPS = 1e-3
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
+_LEFT_OUT = {"_fc.": "of the classifier", "num_batches_tracked": "counts of training"}
+"""By how a name begins or ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,31 +100,46 @@ class EfficientNetLite0(nn.Module):
         return VisionFeatures(tokens_BTE.mean(dim=1), tokens_BTE)
 
 
-def convert_published(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our tensors from the published ones, batch norms folded in; the classifier is dropped.
+def published_parts() -> list[tuple[str, str, str]]:
+    """Our convolutions with the published convolution and batch norm that each is made of."""
+    parts = [("stem", "_conv_stem", "_bn0"), ("head", "_conv_head", "_bn1")]
+    for index in range(sum(stage.repeats for stage in STAGES)):
+        if index > 0:
+            parts.append((f"blocks.{index}.expand", f"_blocks.{index}._expand_conv", f"_blocks.{index}._bn0"))
+        parts.append((f"blocks.{index}.depthwise", f"_blocks.{index}._depthwise_conv", f"_blocks.{index}._bn1"))
+        parts.append((f"blocks.{index}.project", f"_blocks.{index}._project_conv", f"_blocks.{index}._bn2"))
+    return parts
+
+
+def convert_published(published: Published) -> tuple[dict[str, Tensor], PartMapping]:
+    """Our tensors from the published ones, batch norms folded in; the classifier is left out.
 
     Raises:
         CorruptArtefactError: a tensor is missing or one is left over.
     """
-    pairs = [("stem", "_conv_stem", "_bn0"), ("head", "_conv_head", "_bn1")]
-    for index in range(sum(stage.repeats for stage in STAGES)):
-        if index > 0:
-            pairs.append((f"blocks.{index}.expand", f"_blocks.{index}._expand_conv", f"_blocks.{index}._bn0"))
-        pairs.append((f"blocks.{index}.depthwise", f"_blocks.{index}._depthwise_conv", f"_blocks.{index}._bn1"))
-        pairs.append((f"blocks.{index}.project", f"_blocks.{index}._project_conv", f"_blocks.{index}._bn2"))
-    left = {name for name in published if not name.startswith("_fc.") and not name.endswith("num_batches_tracked")}
+    held = published.tensors
+    sources: dict[str, tuple[str, ...]] = {}
+    for ours, convolution, norm in published_parts():
+        factors = [f"{convolution}.weight", f"{norm}.weight", f"{norm}.running_var"]
+        sources[f"{ours}.weight"] = tuple(factors)
+        sources[f"{ours}.bias"] = (*factors[1:], f"{norm}.bias", f"{norm}.running_mean")
+    left_out = {
+        name: (published.files[name], reason)
+        for name in held
+        for end, reason in _LEFT_OUT.items()
+        if name.startswith(end) or name.endswith(end)
+    }
+    needed = {name for names in sources.values() for name in names}
+    problems = [
+        f"{name} in {published.files[name]} is unexpected" for name in sorted(held.keys() - needed - left_out.keys())
+    ]
+    check("vision encoder", [*(f"{name} is missing" for name in sorted(needed - held.keys())), *problems])
     converted = {}
-    try:
-        for ours, convolution, norm in pairs:
-            weight = published[f"{convolution}.weight"].double()
-            gain = published[f"{norm}.weight"] / torch.sqrt(published[f"{norm}.running_var"].double() + BATCH_NORM_EPS)
-            bias = published[f"{norm}.bias"] - published[f"{norm}.running_mean"] * gain
-            converted[f"{ours}.weight"] = (weight * gain[:, None, None, None]).float()
-            converted[f"{ours}.bias"] = bias.float()
-            left -= {f"{convolution}.weight"}
-            left -= {f"{norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")}
-    except KeyError as error:
-        raise CorruptArtefactError(f"These are no EfficientNet-Lite0 weights: tensor {error} is missing.") from error
-    if left:
-        raise CorruptArtefactError(f"These are no EfficientNet-Lite0 weights: tensor {min(left)!r} is left over.")
-    return converted
+    for ours, convolution, norm in published_parts():
+        weight = held[f"{convolution}.weight"].double()
+        gain = held[f"{norm}.weight"] / torch.sqrt(held[f"{norm}.running_var"].double() + BATCH_NORM_EPS)
+        bias = held[f"{norm}.bias"] - held[f"{norm}.running_mean"] * gain
+        converted[f"{ours}.weight"] = (weight * gain[:, None, None, None]).float()
+        converted[f"{ours}.bias"] = bias.float()
+    mapped = {ours: taken(published, names, converted[ours]) for ours, names in sources.items()}
+    return converted, PartMapping("vision encoder", mapped, left_out)

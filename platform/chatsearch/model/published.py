@@ -5,8 +5,9 @@ Only safetensors, GGUF and tensors-only ``torch.load`` are read: no pickled code
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    CLIPVisionModel,
+    CLIPVisionConfig,
     LlamaConfig,
     PreTrainedTokenizerFast,
 )
@@ -23,6 +24,7 @@ from chatsearch.data.tokenizer import ChatTokenizer
 from chatsearch.errors import ConfigError, CorruptArtefactError, MissingInputError
 from chatsearch.kinds import MODEL_WEIGHTS
 from chatsearch.manifest import Artefact, begin_output
+from chatsearch.model.checkpoint_files import read_file, read_published
 from chatsearch.model.config import (
     ClipConfig,
     EfficientNetLite0Config,
@@ -33,9 +35,19 @@ from chatsearch.model.config import (
 )
 from chatsearch.model.efficientnet import convert_published
 from chatsearch.model.fetch import fetch
-from chatsearch.model.language import HEAD
-from chatsearch.model.vision import VisionEncoder
+from chatsearch.model.language import DECODER, HEAD, LanguageModel
+from chatsearch.model.lavis import read_perceiver
+from chatsearch.model.mapping import MAPPING, LeftOut, PartMapping, Published, check, map_by_name, mapping_json
+from chatsearch.model.vision import VisionEncoder, build_network
 from chatsearch.model.weights import StartingWeights, save_weights
+
+_CLIP_LEFT_OUT = {
+    "text_model.": "of CLIP's text half",
+    "text_projection.": "of CLIP's text half",
+    "visual_projection.": "of the projection into CLIP's own space",
+    "logit_scale": "of CLIP's own loss",
+}
+"""By how a name begins."""
 
 
 def build_weights(config: PublishedWeightsConfig) -> Artefact:
@@ -51,64 +63,137 @@ def build_weights(config: PublishedWeightsConfig) -> Artefact:
     output = begin_output(config.output, MODEL_WEIGHTS, config, {}, overwrite=config.overwrite)
     if output.finished is not None:
         return output.finished
-    perceiver = None
+    perceiver, mappings = None, []
     if config.perceiver_source is not None:
-        perceiver = read_blip2_perceiver(fetch(config.perceiver_source, config.downloads))
-    vision = read_vision(config.vision, fetch(config.vision_source, config.downloads))
-    language_config, language, tokenizer = read_language(fetch(config.language_source, config.downloads))
-    return save_weights(output, StartingWeights(vision, language_config, language, tokenizer, perceiver))
+        published = read_file(_only(fetch(config.perceiver_source, config.downloads), "*.pth"))
+        perceiver, mapping = read_perceiver(published, config.vision.token_dim)
+        mappings.append(mapping)
+    vision, mapping = read_vision(config.vision, fetch(config.vision_source, config.downloads))
+    mappings.append(mapping)
+    shape, language, tokenizer, mapping = read_language(fetch(config.language_source, config.downloads))
+    mappings.append(mapping)
+    for part in mappings:
+        print(part.summary(), flush=True)
+    weights = StartingWeights(vision, shape, language, tokenizer, perceiver)
+    output.folder.write_bytes(MAPPING, (json.dumps(mapping_json(mappings), indent=1) + "\n").encode())
+    return save_weights(output, weights)
 
 
-def read_vision(config: VisionConfig, folder: Path) -> VisionEncoder:
-    """The encoder of a kind from a folder of published files."""
+def read_vision(config: VisionConfig, folder: Path) -> tuple[VisionEncoder, PartMapping]:
+    """The encoder of a kind from a folder of published files.
+
+    Raises:
+        ConfigError: the kind is not published, or the folder's model computes in another way.
+        CorruptArtefactError: tensors are missing, left over or of another shape.
+    """
     match config:
         case EfficientNetLite0Config():
-            published = torch.load(_only(folder, "*.pth"), map_location="cpu", weights_only=True)
-            return VisionEncoder.from_weights(config, convert_published(published))
+            tensors, mapping = convert_published(read_file(_only(folder, "*.pth")))
         case ClipConfig():
-            transformer = CLIPVisionModel.from_pretrained(folder, dtype=torch.float32)
-            return VisionEncoder.from_weights(
-                config, {f"transformer.{name}": tensor for name, tensor in transformer.state_dict().items()}
-            )
+            _check_clip(config, folder)
+            with torch.device("meta"):
+                wanted = {name: tensor.shape for name, tensor in build_network(config).state_dict().items()}
+            tensors, mapping = map_by_name("vision encoder", read_published(folder), wanted, _clip_name)
+            tensors = {name: tensor.float() for name, tensor in tensors.items()}
         case SceneCnnConfig():
             raise ConfigError(
                 "Nobody publishes a scene_cnn: the tiny size trains its own. Take another kind of encoder."
             )
+    return VisionEncoder.from_weights(config, tensors), mapping
 
 
-def read_language(folder: Path) -> tuple[LanguageConfig, dict[str, Tensor], ChatTokenizer]:
+def _clip_name(name: str) -> str | LeftOut:
+    """Our name of a tensor of CLIP: of the whole model, or of its vision half alone."""
+    for prefix, reason in _CLIP_LEFT_OUT.items():
+        if name.startswith(prefix):
+            return LeftOut(reason)
+    if name.endswith("position_ids"):
+        return LeftOut("numbers of the positions, which need no tensor")
+    return "transformer." + name.removeprefix("vision_model.")
+
+
+def _check_clip(config: ClipConfig, folder: Path) -> None:
+    """Check what no shape of a tensor tells."""
+    _only(folder, "config.json")
+    published = AutoConfig.from_pretrained(folder)
+    published = getattr(published, "vision_config", published)
+    if not isinstance(published, CLIPVisionConfig):
+        raise ConfigError(f"{folder} holds a {published.model_type} model. The vision encoder must be a CLIP.")
+    ours = CLIPVisionConfig(num_attention_heads=config.num_heads)
+    for name in ("num_attention_heads", "hidden_act", "layer_norm_eps"):
+        theirs = getattr(published, name)
+        if theirs != getattr(ours, name):
+            raise ConfigError(
+                f"The CLIP in {folder} has {name}={theirs}, the configuration computes with {getattr(ours, name)}. Set vision to "
+                "its shape, or take OpenAI's weights."
+            )
+
+
+def read_language(folder: Path) -> tuple[LanguageConfig, dict[str, Tensor], ChatTokenizer, PartMapping]:
     """A Llama model and its tokenizer from a GGUF file or from a folder as transformers writes it.
 
     Raises:
         ConfigError: the model is no Llama.
-        CorruptArtefactError: tensors are missing.
+        CorruptArtefactError: tensors are missing, left over or of another shape.
     """
-    gguf = sorted(folder.glob("*.gguf"))
-    if gguf:
+    if sorted(folder.glob("*.gguf")):
         arguments = {"gguf_file": _only(folder, "*.gguf").name}
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **arguments)
+        llama, published = _read_gguf(folder, arguments["gguf_file"])
     else:
         arguments = {}
         _only(folder, "config.json")
-        published = AutoConfig.from_pretrained(folder)
-        if not isinstance(published, LlamaConfig):
-            raise ConfigError(f"{folder} holds a {published.model_type} model. The language model must be a Llama.")
-        model = AutoModelForCausalLM.from_pretrained(folder)
-    if not isinstance(model.config, LlamaConfig):
-        raise ConfigError(f"{folder} holds a {model.config.model_type} model. The language model must be a Llama.")
+        llama = AutoConfig.from_pretrained(folder)
+        if not isinstance(llama, LlamaConfig):
+            raise ConfigError(f"{folder} holds a {llama.model_type} model. The language model must be a Llama.")
+        published = read_published(folder)
     # A fast tokenizer carries everything in one tokenizers.Tokenizer, which is all that is kept of it.
     tokenizer = AutoTokenizer.from_pretrained(folder, **arguments)
-    config = language_config(model.config)
-    weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    if config.tie_embeddings:
-        weights.pop(HEAD, None)
+    config = language_config(llama)
+    weights, mapping = _language_weights(config, published)
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.eos_token is None:
         raise MissingInputError(
             f"{folder} has no tokenizer.json that names an end token. Convert its tokenizer with transformers first."
         )
     spelled = tokenizer.backend_tokenizer.to_str()
     bos, eos, pad = tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token
-    return config, weights, ChatTokenizer(spelled, bos=bos, eos=eos, pad=pad)
+    return config, weights, ChatTokenizer(spelled, bos=bos, eos=eos, pad=pad), mapping
+
+
+def _language_weights(config: LanguageConfig, published: Published) -> tuple[dict[str, Tensor], PartMapping]:
+    """Under the names that Llama checkpoints use."""
+    with torch.device("meta"):
+        wanted = {name: tensor.shape for name, tensor in LanguageModel(config).word_weights().items()}
+    head, words = published.tensors.get(HEAD), published.tensors.get(f"{DECODER}embed_tokens.weight")
+    if config.tie_embeddings and head is not None and words is not None and not torch.equal(head, words):
+        raise CorruptArtefactError(
+            f"The checkpoint's configuration ties the output matrix to the word embeddings, but its {HEAD} holds other numbers. Set "
+            "tie_word_embeddings to false in its config.json."
+        )
+
+    def rename(name: str) -> str | LeftOut:
+        if name == HEAD and config.tie_embeddings:
+            return LeftOut("copy of the word embeddings, to which the output matrix is tied")
+        if name.endswith("rotary_emb.inv_freq"):
+            return LeftOut("frequencies of the positions, which the configuration gives")
+        return name
+
+    return map_by_name("language model", published, wanted, rename)
+
+
+def _read_gguf(folder: Path, name: str) -> tuple[LlamaConfig, Published]:
+    """A Llama out of a GGUF file: transformers multiplies out what is quantised, and gives the tensors their usual names."""
+    read: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, gguf_file=name, output_loading_info=True
+    )
+    model, loaded = read
+    if not isinstance(model.config, LlamaConfig):
+        raise ConfigError(f"{folder} holds a {model.config.model_type} model. The language model must be a Llama.")
+    problems = [f"{key} is missing in {name}" for key in sorted(loaded["missing_keys"])]
+    problems += [f"{key} in {name} is unexpected" for key in sorted(loaded["unexpected_keys"])]
+    problems += [f"{key[0]} in {name} has another shape" for key in sorted(loaded["mismatched_keys"])]
+    check("language model", problems)
+    tensors = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
+    return model.config, Published(tensors, dict.fromkeys(tensors, name))
 
 
 def language_config(llama: LlamaConfig) -> LanguageConfig:
@@ -144,42 +229,6 @@ def language_config(llama: LlamaConfig) -> LanguageConfig:
         tie_embeddings=llama.tie_word_embeddings,
         initializer_range=llama.initializer_range,
     )
-
-
-def read_blip2_perceiver(folder: Path) -> dict[str, Tensor]:
-    """The Q-Former of a BLIP-2 checkpoint as LAVIS saves it (``pretrain_vitL``), under our names.
-
-    Raises:
-        MissingInputError: there is no ``*.pth`` file.
-        CorruptArtefactError: it holds no Q-Former.
-    """
-    published = torch.load(_only(folder, "*.pth"), map_location="cpu", weights_only=True)
-    return convert_lavis(published.get("model", published))
-
-
-def convert_lavis(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our perceiver's tensors from LAVIS' names; the text half of its Q-Former is dropped.
-
-    ``ln_vision`` is the norm between encoder and Q-Former, ``output_query`` the feed-forward of the queries;
-    the plain ``intermediate`` and ``output`` belong to text.
-    """
-    prefix = "Qformer.bert."
-    converted: dict[str, Tensor] = {}
-    for name, tensor in published.items():
-        if name == "query_tokens":
-            converted["query_tokens_NW"] = tensor[0].float()
-        elif name.startswith("ln_vision."):
-            converted["token_norm." + name.removeprefix("ln_vision.")] = tensor.float()
-        elif name.startswith(prefix + "embeddings.LayerNorm."):
-            converted["qformer.layernorm." + name.rsplit(".", 1)[1]] = tensor.float()
-        elif name.startswith(prefix + "encoder.layer."):
-            part = name.removeprefix(prefix + "encoder.layer.").split(".", 1)[1]
-            if not part.startswith(("intermediate.", "output.")):
-                renamed = name.removeprefix(prefix).replace("attention.self.", "attention.attention.")
-                converted["qformer." + renamed] = tensor.float()
-    if "query_tokens_NW" not in converted or len(converted) < 10:
-        raise CorruptArtefactError("This is no BLIP-2 checkpoint of LAVIS: it has no query_tokens or no Qformer.")
-    return converted
 
 
 def _only(folder: Path, pattern: str) -> Path:

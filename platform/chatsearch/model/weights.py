@@ -5,6 +5,7 @@
     perceiver.safetensors   the Q-Former and its query tokens, if there are any to start from
     weights.json            shapes of the parts
     tokenizer.json, tokenizer_config.json
+    mapping.json            which published tensor became which of these (:mod:`chatsearch.model.mapping`)
 
 Made by the warm-start jobs for ``tiny`` and by :mod:`chatsearch.model.published` for the other sizes.
 """

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from chatsearch.errors import ConfigError, CorruptArtefactError
 from chatsearch.model.config import ClipConfig, EfficientNetLite0Config, SceneCnnConfig
 from chatsearch.model.efficientnet import STAGES, EfficientNetLite0, convert_published
+from chatsearch.model.mapping import Published
 from chatsearch.model.scene_cnn import NUM_CELLS, SceneCnn, SceneHeads
 from chatsearch.model.vision import VisionEncoder, build_network
 from PIL import Image
@@ -149,9 +150,29 @@ def published_efficientnet():
     return published
 
 
+def checkpoint(tensors):
+    return Published(tensors, dict.fromkeys(tensors, "published.pth"))
+
+
+def test_every_published_tensor_of_the_efficientnet_is_accounted_for():
+    published = published_efficientnet()
+    converted, mapping = convert_published(checkpoint(published))
+    assert mapping.taken.keys() == converted.keys()
+    used = {name for taken in mapping.taken.values() for name in taken.sources}
+    assert used | mapping.left_out.keys() == published.keys()
+    assert not used & mapping.left_out.keys()
+    assert mapping.taken["stem.bias"].sources == (
+        "_bn0.weight", "_bn0.running_var", "_bn0.bias", "_bn0.running_mean"
+    )  # fmt: skip
+    assert set(mapping.left_out.values()) <= {
+        ("published.pth", "counts of training"),
+        ("published.pth", "of the classifier"),
+    }
+
+
 def test_folding_the_batch_norms_changes_nothing():
     published = published_efficientnet()
-    encoder = VisionEncoder.from_weights(EfficientNetLite0Config(), convert_published(published))
+    encoder = VisionEncoder.from_weights(EfficientNetLite0Config(), convert_published(checkpoint(published))[0])
     scaled_B3HW = torch.randn(1, 3, 224, 224)
 
     def block(x_BCHW, convolution, norm, *, stride=1, kernel=1, groups=1):
@@ -199,7 +220,7 @@ def test_other_weights_are_no_efficientnet(change):
     else:
         published["_blocks.3._se_reduce.weight"] = torch.zeros(1)
     with pytest.raises(CorruptArtefactError, match=r"_blocks\.3\."):
-        convert_published(published)
+        convert_published(checkpoint(published))
 
 
 def test_scene_heads_read_every_cell_from_f_cls():

@@ -19,15 +19,13 @@ from chatsearch.manifest import begin_output
 from chatsearch.model.config import (
     ClipConfig,
     FolderSource,
-    PerceiverConfig,
     PublishedWeightsConfig,
     WheelSource,
 )
 from chatsearch.model.fetch import fetch
 from chatsearch.model.frozen_encoder import load_vision
 from chatsearch.model.language import LanguageModel, llama_config
-from chatsearch.model.perceiver import Perceiver
-from chatsearch.model.published import build_weights, convert_lavis, read_language
+from chatsearch.model.published import build_weights, read_language
 from chatsearch.model.weights import StartingWeights, load_weights, save_weights, start_searcher
 from chatsearch.storage import Folder
 from chatsearch.testing.tiny import tiny_config, tiny_searcher, tiny_tokenizer, tiny_vision
@@ -149,30 +147,6 @@ def test_a_perceiver_that_was_trained_before_is_taken_over(tmp_path, tokenizer):
     assert all(torch.equal(t, trained[name]) for name, t in searcher.perceiver.state_dict().items())
     with pytest.raises(FingerprintMismatchError, match="num_queries"):
         start_searcher(config.replace(num_queries=3), starting(tokenizer, perceiver=trained))
-
-
-def test_a_blip2_perceiver_of_lavis_is_read_under_our_names():
-    shape = PerceiverConfig(hidden_size=16, intermediate_size=32, num_layers=3, num_heads=2)
-    perceiver = Perceiver(shape, num_queries=4, token_dim=8)
-    lavis = {}
-    for name, tensor in perceiver.state_dict().items():
-        if name == "query_tokens_NW":
-            lavis["query_tokens"] = tensor[None]
-        elif name.startswith("token_norm."):
-            lavis["ln_vision." + name.removeprefix("token_norm.")] = tensor
-        elif name.startswith("qformer.layernorm."):
-            lavis["Qformer.bert.embeddings.LayerNorm." + name.rsplit(".", 1)[1]] = tensor
-        else:
-            lavis[
-                "Qformer.bert." + name.removeprefix("qformer.").replace("attention.attention.", "attention.self.")
-            ] = tensor
-    text_only = ["intermediate.dense.weight", "output.dense.weight", "output.LayerNorm.bias"]
-    lavis |= {f"Qformer.bert.encoder.layer.0.{name}": torch.zeros(2) for name in text_only}
-    lavis |= {"Qformer.cls.predictions.bias": torch.zeros(2), "visual_encoder.proj": torch.zeros(2)}
-    lavis["Qformer.bert.embeddings.word_embeddings.weight"] = torch.zeros(2)
-    perceiver.load_state_dict(convert_lavis(lavis), strict=True)
-    with pytest.raises(CorruptArtefactError, match="LAVIS"):
-        convert_lavis({"visual_encoder.proj": torch.zeros(2)})
 
 
 def published_folder(path, tokenizer, *, tie=True):
