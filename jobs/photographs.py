@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from chatsearch.corpora.captioned import CAPTIONS_FILE
 from chatsearch.corpora.config import CaptionedFolderConfig
+from chatsearch.evaluate.inputs import splits_of
+from chatsearch.storage import Folder
 from chatsearch.train.config import TrainConfig
 from chatsearch.types import Kind
 
@@ -13,16 +16,26 @@ from jobs.recipes import weights as published
 from jobs.recipes.places import Places
 from jobs.step import Step
 
+VALIDATION = "val"
+VALIDATION_SHARDS, VALIDATION_FEATURES = "shards-val", "features-val"
+
 
 def located(config: TrainConfig) -> TrainConfig:
-    """The same with a place beside the output for every input that ``data`` stands in for."""
+    """The same with a place beside the output for every input that ``data`` stands in for.
+
+    Where the folder has a split ``val``, its pictures are looked for in mid-training.
+    """
     if not config.data or not config.output:
         return config
     places = _beside(config.output)
+    validation = config.validation
+    if not validation.shards and _has_validation(config.data):
+        validation = validation.replace(shards=places.at(VALIDATION_SHARDS), features=places.at(VALIDATION_FEATURES))
     return config.replace(
         weights=config.weights or places.weights,
         features=config.features or places.train_features,
         streams=tuple(stream.replace(shards=stream.shards or places.align_shards) for stream in config.streams),
+        validation=validation,
     )
 
 
@@ -31,6 +44,8 @@ def input_steps(config: TrainConfig) -> list[Step]:
     places = _beside(config.output)
     folder = CaptionedFolderConfig(path=config.data, split="train", emit=(Kind.CAPTION,))
     captions = corpora.small_align(places).replace(corpus=folder)
+    validation_shards, validation_features = places.at(VALIDATION_SHARDS), places.at(VALIDATION_FEATURES)
+    pictures = embeddings.small_train(places).replace(model=config.weights)
     steps = {
         places.weights: Step("weights", weights.JOB, "small", published.small(places)),
         places.align_shards: Step("prepare captions", prepare.JOB, "small_align", captions),
@@ -38,11 +53,30 @@ def input_steps(config: TrainConfig) -> list[Step]:
             "embed training pictures",
             embed.JOB,
             "small_train",
-            embeddings.small_train(places).replace(gallery=(places.align_shards,), model=config.weights),
+            pictures.replace(gallery=(places.align_shards,)),
+        ),
+        validation_shards: Step(
+            "prepare validation captions",
+            prepare.JOB,
+            "small_align",
+            captions.replace(corpus=folder.replace(split=VALIDATION), output=validation_shards),
+        ),
+        validation_features: Step(
+            "embed validation pictures",
+            embed.JOB,
+            "small_train",
+            pictures.replace(gallery=(validation_shards,), output=validation_features),
         ),
     }
-    read = {config.weights, config.features, *(stream.shards for stream in config.streams)}
+    validation = config.validation
+    read = {config.weights, config.features, validation.shards, validation.features}
+    read |= {stream.shards for stream in config.streams}
     return [step for place, step in steps.items() if place in read]
+
+
+def _has_validation(data: str) -> bool:
+    """Of a folder that is not there the first job says what is wrong."""
+    return Folder(data).exists(CAPTIONS_FILE) and VALIDATION in splits_of(data)
 
 
 def _beside(output: str) -> Places:

@@ -32,7 +32,6 @@ settings.register_profile("chatsearch", deadline=None)
 settings.load_profile("chatsearch")
 
 
-
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray for the whole run. Every test that asks for it also carries ``@pytest.mark.ray``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -24,9 +24,9 @@ from chatsearch.train.config import OptimiserConfig, TrainConfig
 VOCABULARY = 300
 
 
-def write_tiny_shards(uri: str, counts: ScenesCounts) -> str:
-    """Document shards of training scenes, without a cluster; returns the URI."""
-    config = PrepareConfig(corpus=ScenesConfig(kinds=counts))
+def write_tiny_shards(uri: str, counts: ScenesCounts, split: Literal["train", "val", "test"] = "train") -> str:
+    """Document shards of scenes, without a cluster; returns the URI."""
+    config = PrepareConfig(corpus=ScenesConfig(kinds=counts, split=split))
     corpus = open_corpus(config.corpus)
     output = begin_output(uri, DOCUMENT_SHARDS, config, {"corpus": corpus.fingerprint()})
     records = (record for partition in corpus.partitions() for record in corpus.read(partition))

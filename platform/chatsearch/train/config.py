@@ -67,6 +67,17 @@ class PlanConfig(Config):
     """Of a dialogue's text, likewise; a guess. It is taken to hold one image."""
 
 
+class ValidationConfig(Config):
+    """Text to image on held-out captioned pictures while training goes on: a curve beside the losses. It changes no weight."""
+
+    shards: str = runtime("")
+    """Document shards of the split ``val``; empty looks at nothing."""
+    features: str = runtime("")
+    """Feature store with their pictures; empty takes them where training takes its own."""
+    every: PositiveInt = runtime(100)
+    """Steps from one look to the next; there is one after the last step too."""
+
+
 class TrainConfig(Config):
     """One stage of training.
 
@@ -126,6 +137,7 @@ class TrainConfig(Config):
     """The cluster adds nodes by itself: ask for workers that it cannot hold yet."""
     log_every: PositiveInt = runtime(10)
     """Steps between two points of the tracked series."""
+    validation: ValidationConfig = runtime(ValidationConfig())
     plan: PlanConfig = runtime(PlanConfig())
     registered_name: str = runtime("chatsearch")
     """Model of the registry that the bundle is entered into as a version, with the stage as its alias; empty enters it nowhere."""
@@ -150,6 +162,10 @@ class TrainConfig(Config):
         negatives are the local mini-batch's, and dropout is drawn from a generator a worker.
         """
         return self.objective.queue_size > 0 and self.model.perceiver.dropout == 0
+
+    def validates_after(self, num_steps: int) -> bool:
+        """Whether held-out pictures are looked for after so many updates."""
+        return bool(self.validation.shards) and (num_steps % self.validation.every == 0 or num_steps == self.steps)
 
     def content(self) -> dict[str, Any]:
         """The fields that decide the weights; among them the number of workers where the run is not elastic."""
@@ -180,7 +196,6 @@ class TrainConfig(Config):
                 f"max_length={self.max_length} cannot hold an image block of {self.model.block_length} positions. Raise it."
             )
         return self
-
 
     def _check_lora(self) -> None:
         if self.model.freeze_language:

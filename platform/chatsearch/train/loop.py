@@ -31,6 +31,7 @@ from chatsearch.train.preflight import rehearse
 from chatsearch.train.reporter import Reporter, Waiting
 from chatsearch.train.start import Start, load_start
 from chatsearch.train.trainer import Trainer
+from chatsearch.train.validation import Validator
 from chatsearch.train.worker import WorkerJob
 from chatsearch.train.writer import CheckpointWriter, find_checkpoint
 
@@ -70,16 +71,19 @@ def run_worker(job: WorkerJob) -> dict[str, Any]:
 
     # ---- the steps -------------------------------------------------------------------------------------------
     reporter = Reporter(job, rank, torch.cuda.get_device_name(trainer.device) if config.use_gpu else None)
+    validator = Validator(trainer, builder) if config.validation.shards else None
     writer = CheckpointWriter(root, run=job.run, token=token)
     with writer, closing(_batches(builder, config, rank, world_size, first)) as steps:
         arriving = Waiting(steps)
         for step, batches in arriving:
             metrics = trainer.step(step, batches)
-            reporter.after(step + 1, metrics, trainer.cost, arriving.take())
             writer.raise_failed()
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                 _report(writer.wait(), config)  # the one before
                 writer.start(step + 1, metrics, trainer.snapshot())
+            if validator is not None and config.validates_after(step + 1):
+                metrics = {**metrics, **validator.measure()}
+            reporter.after(step + 1, metrics, trainer.cost, arriving.take())
         last = writer.wait()
         _report(last, config)
 

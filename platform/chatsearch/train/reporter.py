@@ -80,7 +80,7 @@ class Reporter:
         self._queue_seconds += cost.queue_seconds
         self._waited += waited
         now = time.monotonic()
-        tracked = num_steps % config.log_every == 0 or num_steps == config.steps
+        tracked = num_steps % config.log_every == 0 or num_steps == config.steps or config.validates_after(num_steps)
         if not tracked and now - self._sent < _SHOWN_INTERVAL_S:
             return
         self._sent = now

@@ -95,6 +95,8 @@ def check_inputs(config: TrainConfig) -> dict[str, str]:
         inputs["features"] = features.fingerprint
     for number, stream in enumerate(config.streams):
         inputs[f"stream-{number}"] = open_artefact(stream.shards, DOCUMENT_SHARDS).fingerprint
+    if config.validation.shards:  # decides no weight: it only has to be there
+        open_artefact(config.validation.shards, DOCUMENT_SHARDS)
     return inputs
 
 
@@ -120,6 +122,10 @@ def _located(config: TrainConfig) -> TrainConfig:
     return config.replace(
         weights=resolve(config.weights),
         features=config.features and resolve(config.features),
+        validation=config.validation.replace(
+            shards=config.validation.shards and resolve(config.validation.shards),
+            features=config.validation.features and resolve(config.validation.features),
+        ),
         streams=tuple(stream.replace(shards=resolve(stream.shards)) for stream in config.streams),
         output=resolve(config.output),
     )

@@ -80,7 +80,7 @@ class Trainer:
             config,
         )
         self.device = self._engine.device
-        self._features = features(self.device)
+        self.features = features(self.device)
         self._stopwatch = Stopwatch(self.device)
         self._volume = Volume()
         # Outside of the engine: DeepSpeed would cast its raw features to bf16, and its content is no parameter.
@@ -144,7 +144,7 @@ class Trainer:
         )
 
     def _encode(self, batch: Batch) -> _Encoded:
-        cls_ID, tokens_IKE = self._features.of(batch)
+        cls_ID, tokens_IKE = self.features.of(batch)
         ids = torch.tensor([content_id(name) for name in batch.image_hashes], dtype=torch.int64, device=self.device)
         return _Encoded(batch, cls_ID, tokens_IKE, ids)
 

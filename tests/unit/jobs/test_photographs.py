@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from jobs import train
 from jobs.photographs import input_steps
 from jobs.recipes import train as recipes
@@ -22,6 +25,20 @@ def test_inputs_lie_beside_the_output_and_are_made_in_order() -> None:
     _, prepare, embed = (step.config for step in steps)
     assert (prepare.corpus.path, prepare.corpus.split) == ("pictures", "train")
     assert (embed.model, embed.gallery) == (config.weights, (config.streams[0].shards,))
+
+
+def test_a_folder_with_a_validation_split_gives_a_curve(tmp_path: Path) -> None:
+    lines = [{"id": split, "file": "a.jpg", "captions": ["a"], "split": split} for split in ("train", "val")]
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = configured(f"data={tmp_path}", "output=runs/a/bundle")
+    assert config.validation.shards == "runs/a/bundle-inputs/shards-val"
+    steps = {step.title: step.config for step in input_steps(config)}
+    prepare, embed = steps["prepare validation captions"], steps["embed validation pictures"]
+    assert (prepare.corpus.split, prepare.output) == ("val", config.validation.shards)
+    assert (embed.gallery, embed.output) == ((config.validation.shards,), config.validation.features)
+    assert config.content() == configured("data=pictures", "output=b").content()
+    (tmp_path / "captions.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    assert configured(f"data={tmp_path}", "output=runs/a/bundle").validation.shards == ""
 
 
 def test_what_is_named_is_not_made() -> None:
