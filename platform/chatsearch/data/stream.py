@@ -6,6 +6,7 @@ the batches of a step are a pure function of it (:mod:`chatsearch.data.steps`), 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -66,12 +67,11 @@ def _window(
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # else the cause is lost between processes
     context.execution_options.preserve_order = True
-    tables = [
-        pa.table({"step": pa.array(steps[i : i + loader.steps_per_task], pa.int64())})
-        for i in range(0, len(steps), loader.steps_per_task)
-    ]
+    num_blocks = math.ceil(len(steps) / loader.steps_per_task)
     with DataContext.current(context):
-        dataset = ray.data.from_arrow(tables).map_batches(
+        # Items become blocks in this process. Tables would be looked at by a task, for which the workers may have left no CPU.
+        items = ray.data.from_items([{"step": step} for step in steps], override_num_blocks=num_blocks)
+        dataset = items.map_batches(
             _Build,
             fn_constructor_args=(builder, rank, world_size),
             batch_size=None,

@@ -356,4 +356,11 @@ def test_the_job_knows_which_baseline_lies_there(world, trained):
     config = fromage_config(world, trained[2].uri)
     assert config.KIND == FROMAGE == trained[2].manifest.kind
     assert JOB.kind(config) == FROMAGE
-    assert JOB.recipe_names() == ["tiny", "tiny_fromage", "small", "small_fromage"]
+    assert JOB.recipe_names() == [
+        "tiny",
+        "tiny_fromage",
+        "small",
+        "small_fromage",
+        "small_photos",
+        "small_photos_scratch",
+    ]
