@@ -123,6 +123,12 @@ class TrainConfig(Config):
     num_workers: int = runtime(1, ge=0, le=4096)
     """Data-parallel workers. 0 runs the loop in this process, without a cluster. A run that :attr:`is_elastic` may be
     continued with another number."""
+    min_workers: int | None = runtime(None, ge=1)
+    """With it the run makes do with any number of workers from this one up to ``num_workers``: it goes on with fewer when nodes
+    are lost, and takes in new ones. Each worker then holds the CPUs of its data tasks too. Plans reckon with ``num_workers``."""
+    resize_every_s: PositiveFloat = runtime(60.0)
+    """How often a run with ``min_workers`` looks for room for more workers. To take them in it goes back to its newest
+    checkpoint."""
     use_gpu: bool = False
     seed: int = 0
     checkpoint_every: PositiveInt = runtime(500)
@@ -185,6 +191,8 @@ class TrainConfig(Config):
                 f"A step of {self.per_step} documents cannot feed {self.world_size} workers x {self.accumulation} "
                 "micro-batches. Raise per_step, or lower num_workers or accumulation."
             )
+        if self.min_workers is not None:
+            self._check_range(self.min_workers)
         if self.precision == "bf16" and self.zero_stage == 0:
             raise ConfigError(
                 "bf16 needs the fp32 master weights of ZeRO. Set zero_stage to 1 or 2, or precision to fp32."
@@ -209,6 +217,22 @@ class TrainConfig(Config):
             raise ConfigError(
                 f"lora.rank={self.lora.rank} is no low rank: the narrowest matrix it adapts has {narrowest} rows or columns. Lower "
                 "it, or name other lora.projections."
+            )
+
+    def _check_range(self, min_workers: int) -> None:
+        if min_workers > self.num_workers:
+            raise ConfigError(
+                f"min_workers={min_workers} is more than num_workers={self.num_workers}, the most. Lower it or raise num_workers."
+            )
+        if not self.is_elastic:
+            cause = (
+                f"model.perceiver.dropout={self.model.perceiver.dropout} is drawn by the worker"
+                if self.objective.queue_size
+                else "without a queue (objective.queue_size=0) the negatives are the worker's own images"
+            )
+            raise ConfigError(
+                f"min_workers={min_workers} lets the number of workers change, but {cause}: the result would depend on it. Leave "
+                "min_workers unset, or take a queue and no dropout."
             )
 
 

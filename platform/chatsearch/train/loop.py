@@ -8,6 +8,7 @@ import platform
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,14 @@ def run_worker(job: WorkerJob) -> dict[str, Any]:
     Raises:
         ChatSearchError: of any kind, from whatever cannot go on.
     """
-    config = job.config
-    torch.set_num_threads(config.threads_per_worker)
+    torch.set_num_threads(job.config.threads_per_worker)
     _quiet()
     _join_group()
-    _check_memory(config)
     rank, world_size = dist.get_rank(), dist.get_world_size()
+    if job.config.min_workers is not None:  # this attempt's group has one of the sizes that it may have
+        job = replace(job, config=job.config.replace(num_workers=world_size, min_workers=None))
+    config = job.config
+    _check_memory(config)
 
     # ---- what the run starts from ---------------------------------------------------------------------------
     start = load_start(config)

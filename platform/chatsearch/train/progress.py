@@ -102,8 +102,12 @@ class BoardSink:
 
     def __init__(self) -> None:
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self._board: Any = ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
+        # On the driver's own node: one with workers may be taken away, and what the driver has not fetched yet with it.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        board = ray.remote(_Board).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here)
+        self._board: Any = board.remote()
 
     def post(self, report: StepReport) -> None:
         """Send without waiting."""

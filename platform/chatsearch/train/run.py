@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +144,7 @@ def _run_locally(config: TrainConfig, run: str, tracker: Tracker) -> dict[str, A
 def _run_on_ray(config: TrainConfig, run: str, tracker: Tracker) -> dict[str, Any]:
     import ray
 
+    config = whole_workers(config)
     check_capacity(config, ray.cluster_resources() if ray.is_initialized() else None)
     from chatsearch.train.progress import BoardSink, Display, following
     from chatsearch.train.worker import WorkerJob
@@ -162,11 +164,15 @@ def _fit(job: WorkerJob) -> dict[str, Any]:
     config = job.config
     fs, storage = filesystem(Folder(config.output).child(CHECKPOINTS).uri)
     resources = {"CPU": config.cpus_per_worker, **({"GPU": 1.0} if config.use_gpu else {})}
+    workers: Any = (config.min_workers, config.num_workers) if config.min_workers else config.num_workers
     trainer = TorchTrainer(
         train_worker,  # type: ignore[arg-type]  # annotated as returning nothing; its result is Result.return_value
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
-            num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=resources
+            num_workers=workers,
+            use_gpu=config.use_gpu,
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=config.resize_every_s,  # type: ignore[call-arg]  # of Ray Train v2
         ),
         # The name decides which run is continued: it is the fingerprint, so another configuration never is.
         run_config=RunConfig(
@@ -192,6 +198,19 @@ def _fit(job: WorkerJob) -> dict[str, Any]:
     return result.return_value
 
 
+def whole_workers(config: TrainConfig) -> TrainConfig:
+    """The same where the number of workers is fixed; else with the CPUs of data tasks counted as their worker's, in whole CPUs.
+
+    Ray starts as many workers of a range as there is room for: tasks that asked for room of their own would find none. It
+    counts the workers that a node can hold by a division, which with fractions may come out one too low.
+    """
+    if config.min_workers is None:
+        return config
+    loader = config.loader
+    cpus = float(math.ceil(config.cpus_per_worker + loader.num_tasks * loader.cpus_per_task))
+    return config.replace(cpus_per_worker=cpus, loader=loader.replace(cpus_per_task=0.0))
+
+
 def check_capacity(config: TrainConfig, available: Mapping[str, float] | None) -> None:
     """Refuse at once what Ray would wait for without end.
 
@@ -209,17 +228,18 @@ def check_capacity(config: TrainConfig, available: Mapping[str, float] | None) -
     if config.autoscaling:
         return
     loader = config.loader
+    least = config.min_workers or config.num_workers
     needed = {
-        "CPU": config.num_workers * (config.cpus_per_worker + loader.num_tasks * loader.cpus_per_task),
-        "GPU": float(config.num_workers if config.use_gpu else 0),
+        "CPU": least * (config.cpus_per_worker + loader.num_tasks * loader.cpus_per_task),
+        "GPU": float(least if config.use_gpu else 0),
     }
     for name, amount in needed.items():
         held = available.get(name, 0.0)
         if held < amount:
+            field = "min_workers" if config.min_workers else "num_workers"
             raise ClusterError(
-                f"{config.num_workers} workers need {amount:g} {name}s with their data tasks, the cluster has {held:g}. Lower "
-                "num_workers, cpus_per_worker or loader.cpus_per_task, add nodes, or set autoscaling=true if the cluster adds "
-                "them by itself."
+                f"{least} workers need {amount:g} {name}s with their data tasks, the cluster has {held:g}. Lower {field}, "
+                "cpus_per_worker or loader.cpus_per_task, add nodes, or set autoscaling=true if the cluster adds them by itself."
             )
 
 

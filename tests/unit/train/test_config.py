@@ -14,6 +14,7 @@ from chatsearch.train.config import OptimiserConfig, TrainConfig
 
 def test_settings_that_change_no_weight_stay_out_of_the_fingerprint() -> None:
     base = TrainConfig(steps=10)
+    assert base.replace(num_workers=4, min_workers=2, resize_every_s=1.0).content() == base.content()
     moved = base.replace(output="x", weights="y", checkpoint_every=3, keep_checkpoints=1, log_every=1, max_failures=0)
     assert fingerprint("model-bundle", base, {}) == fingerprint("model-bundle", moved, {})
     for changes in ({"steps": 11}, {"zero_stage": 2}, {"seed": 1}, {"answer_only": True}):
@@ -46,6 +47,19 @@ def test_the_number_of_workers_counts_only_where_it_changes_more_than_rounding(c
             "3 documents cannot feed 2 workers x 2",
         ),
         ({"precision": "bf16", "zero_stage": 0}, "bf16 needs the fp32 master weights"),
+        ({"num_workers": 2, "min_workers": 3}, "min_workers=3 is more than num_workers=2, the most"),
+        (
+            {"num_workers": 2, "min_workers": 1, "objective": ObjectiveConfig(queue_size=0)},
+            r"min_workers=1 .*\(objective.queue_size=0\) the negatives are the worker's own",
+        ),
+        (
+            {
+                "num_workers": 2,
+                "min_workers": 1,
+                "model": SearcherConfig(perceiver=PerceiverConfig(dropout=0.1)),
+            },
+            "dropout=0.1 is drawn by the worker: the result would depend on it",
+        ),
         ({"max_length": 20}, "max_length=20 cannot hold an image block of 35"),
     ],
 )

@@ -26,7 +26,7 @@ from chatsearch.tracking.tracker import NullTracker
 from chatsearch.train import loop
 from chatsearch.train import trainer as trainer_module
 from chatsearch.train.config import OptimiserConfig, PlanConfig
-from chatsearch.train.run import check_capacity, check_inputs, train
+from chatsearch.train.run import check_capacity, check_inputs, train, whole_workers
 from chatsearch.train.start import load_start
 
 
@@ -202,6 +202,21 @@ def test_too_few_resources_are_refused_at_once(folder: Path) -> None:
         check_capacity(config.replace(use_gpu=True), {"CPU": 64.0, "GPU": 1.0})
     check_capacity(config, {"CPU": 6.0})
     check_capacity(config.replace(autoscaling=True), {"CPU": 1.0})
+
+
+def test_a_range_of_workers_needs_room_for_the_fewest_each_with_its_data_tasks(folder: Path) -> None:
+    config = tiny_training(folder, num_workers=4, min_workers=2)
+    whole = whole_workers(config)
+    assert (whole.cpus_per_worker, whole.loader.cpus_per_task) == (2.0, 0.0)  # 1 + 0.5, rounded up
+    check_capacity(whole, {"CPU": 4.0})
+    with pytest.raises(
+        ClusterError, match=r"2 workers need 4 CPUs with their data tasks, the cluster has 3\. Lower min_workers"
+    ):
+        check_capacity(whole, {"CPU": 3.0})
+    with pytest.raises(ClusterError, match="2 workers need 2 GPUs"):
+        check_capacity(whole.replace(use_gpu=True), {"CPU": 64.0, "GPU": 1.0})
+    fixed = config.replace(min_workers=None)
+    assert whole_workers(fixed) == fixed
 
 
 def test_the_ablation_without_queue_and_the_literal_objective_run(folder: Path) -> None:
