@@ -137,9 +137,11 @@ def main(folder: Path) -> None:
             ray.init(address=cluster.address, log_to_driver=False)
             progress.BoardSink = lambda: GatedSink(folder)  # type: ignore[misc,assignment]
             with ThreadPoolExecutor(1) as pool:
-                upsetting = pool.submit(upset, cluster, folder, config)
-                train(config)
-                upsetting.result()
+                training = pool.submit(train, config)
+                upset(
+                    cluster, folder, config
+                )  # here: a node that starts sets signal handlers, which only a main thread may
+                training.result()
         finally:
             ray.shutdown()
             cluster.shutdown()
