@@ -63,7 +63,7 @@ class UnknownNameError(ConfigError):
 
 
 class MemoryBudgetError(ConfigError):
-    """A run whose weights, gradients and optimiser alone are larger than the memory it is given."""
+    """A run whose weights, gradients and optimiser, or whose largest micro-batch, do not fit into the memory it is given."""
 
 
 class DiskBudgetError(ConfigError):
