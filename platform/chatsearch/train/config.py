@@ -136,7 +136,7 @@ class TrainConfig(Config):
     moments in host memory (12 bytes a trained parameter, under ZeRO 1 and 2 divided by the workers)."""
     keep_checkpoints: PositiveInt = runtime(2)
     max_failures: int = runtime(3, ge=0)
-    """Worker deaths from which the run recovers by itself. Reclaimed spot nodes do not count."""
+    """Worker deaths from which the run recovers by itself. Nodes whose end the cloud announces to Ray do not count."""
     cpus_per_worker: PositiveFloat = runtime(1.0)
     threads_per_worker: PositiveInt = runtime(1)
     autoscaling: bool = runtime(False)
