@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import math
-import os
-import platform
 import random
 import statistics
 import time
@@ -15,20 +13,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from chatsearch.tracking.machine import this_machine
+
 Status = Literal["met", "missed", "void", "not_run"]
 NULL_BAND = (0.98, 1.02)
 NUM_RESAMPLES = 2000
-
-
-def describe_machine() -> str:
-    """Processor, cores and memory of this machine."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB"
 
 
 @dataclass(frozen=True)
@@ -42,7 +31,7 @@ class Result:
     goal: str
     command: str
     date: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
-    machine: str = field(default_factory=describe_machine)
+    machine: str = field(default_factory=this_machine)
     runs: tuple[float, ...] = ()
     """Every measurement behind the value, in the order taken."""
     note: str = ""

@@ -15,6 +15,7 @@ from chatsearch.model.config import HeadsConfig
 from chatsearch.model.head_fit import HeadMoments, fit_heads
 from chatsearch.model.searcher import ChatSearcher
 from chatsearch.train.features import FrozenFeatures
+from chatsearch.train.image_states import image_states
 
 
 @torch.inference_mode()
@@ -35,18 +36,7 @@ def start_heads(
         asked_I = torch.from_numpy(batch.image_target & ~batch.image_first)
         if not asked_I.any():
             continue
-        cls_ID, tokens_IKE = features.of(batch)
-        row_I, col_I = torch.from_numpy(batch.image_row).to(device), torch.from_numpy(batch.image_col).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-            hidden_RLH = searcher(
-                torch.from_numpy(batch.input_ids).to(device),
-                torch.from_numpy(batch.position_ids).to(device),
-                image_row_I=row_I,
-                image_col_I=col_I,
-                cls_ID=cls_ID,
-                tokens_ITE=tokens_IKE,
-            )
-        states_IH = searcher.image_states(hidden_RLH, row_I, col_I)
+        states_IH, cls_ID = image_states(searcher, batch, features, mixed=mixed)
         moments.add(states_IH[asked_I.to(device)].cpu(), cls_ID[asked_I.to(device)].cpu())
     for total in moments:
         total_on_device = total.to(device)

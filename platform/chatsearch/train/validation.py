@@ -24,6 +24,7 @@ from chatsearch.model.queue import content_id
 from chatsearch.train.config import TrainConfig
 from chatsearch.train.exchange import gather_rows
 from chatsearch.train.features import FrozenFeatures, StoredFeatures
+from chatsearch.train.image_states import image_states
 from chatsearch.train.trainer import Trainer
 
 _DOCUMENTS_PER_PASS = 32
@@ -89,22 +90,14 @@ class Validator:
         """Queries (I, d), gallery vectors (I, d) and content ids (I,) of the wanted pictures."""
         trainer = self._trainer
         searcher, device = trainer.searcher, trainer.device
-        cls_ID, tokens_IKE = self._features.of(batch)
-        row_I, col_I, wanted_I = (
-            torch.from_numpy(array).to(device) for array in (batch.image_row, batch.image_col, batch.image_target)
-        )
-        with torch.autocast(device.type, torch.bfloat16, enabled=trainer.config.precision == "mixed"):
-            hidden_RLH = searcher(
-                torch.from_numpy(batch.input_ids).to(device),
-                torch.from_numpy(batch.position_ids).to(device),
-                image_row_I=row_I,
-                image_col_I=col_I,
-                cls_ID=cls_ID,
-                tokens_ITE=tokens_IKE,
-            )
-        states_IH = searcher.image_states(hidden_RLH, row_I[wanted_I], col_I[wanted_I])
+        states_IH, cls_ID = image_states(searcher, batch, self._features, mixed=trainer.config.precision == "mixed")
+        wanted_I = torch.from_numpy(batch.image_target).to(device)
         ids_I = torch.tensor([content_id(name) for name in batch.image_hashes], dtype=torch.int64, device=device)
-        return searcher.query_embedding(states_IH), searcher.gallery_embedding(cls_ID[wanted_I]), ids_I[wanted_I]
+        return (
+            searcher.query_embedding(states_IH[wanted_I]),
+            searcher.gallery_embedding(cls_ID[wanted_I]),
+            ids_I[wanted_I],
+        )
 
 
 def _features(config: TrainConfig, trainer: Trainer) -> FrozenFeatures:
