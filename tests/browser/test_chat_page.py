@@ -51,6 +51,11 @@ def address(chromium: str, ray_session: None, tmp_path_factory: pytest.TempPathF
         yield found
 
 
+@pytest.fixture(scope="module", autouse=True)
+def patience() -> None:
+    playwright.expect.set_options(timeout=30_000)  # a full machine answers late, and that is not what is tested here
+
+
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[playwright.Browser]:
     with playwright.sync_playwright() as runner:
@@ -231,12 +236,11 @@ def test_it_works_by_keyboard_on_a_narrow_dark_screen(browser: playwright.Browse
     expect = playwright.expect
     page = browser.new_page(viewport={"width": 390, "height": 780}, color_scheme="dark")
     page.goto(address)
+    expect(page.locator("input[name=mode][value=always]"), "its settings have come").to_be_checked()
     page.keyboard.type("a red apple")
     page.keyboard.press("Enter")
-    expect(page.locator(".turn.assistant:not(.pending)")).to_have_count(1)
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out sideways"
-    say(page, "pictures, please", "Pictures")
     expect(page.locator(".turn.assistant:not(.pending) .candidate")).to_have_count(10)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out sideways"
     page.locator(".candidate").first.focus()
     page.keyboard.press("Enter")
     expect(page.locator(".candidate").first).to_contain_text("picked")
