@@ -112,7 +112,7 @@ def small_photos() -> TrainConfig:
         features="",
         model=align.model.replace(tau0=0.15, freeze_words=False),
         objective=align.objective.replace(image_weight=10.0),
-        streams=(align.streams[0].replace(shards="", caption_first=0.9, word_dropout=0.15),),
+        streams=(align.streams[0].replace(shards="", caption_first=0.9, word_dropout=0.15, end_at_image=True),),
         steps=400,
         output="runs/photographs/model",
     )

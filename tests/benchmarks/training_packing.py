@@ -188,16 +188,7 @@ def micro_batch(searcher: ChatSearcher, batch: Batch) -> tuple[MicroBatch, Candi
     cls_ID = torch.randn(batch.num_images, vision.feature_dim)
     ids_I = torch.tensor([content_id(name) for name in batch.image_hashes], dtype=torch.int64)
     candidates = Candidates.only(cls_ID, ids_I)
-    made = MicroBatch(
-        input_ids_RL=torch.from_numpy(batch.input_ids),
-        labels_RL=torch.from_numpy(batch.labels),
-        position_ids_RL=torch.from_numpy(batch.position_ids),
-        image_row_I=torch.from_numpy(batch.image_row),
-        image_col_I=torch.from_numpy(batch.image_col),
-        image_target_I=torch.from_numpy(batch.image_target),
-        image_first_I=torch.from_numpy(batch.image_first),
-        candidate_I=candidates.slots_N,
-        cls_ID=cls_ID,
-        tokens_IKE=torch.randn(batch.num_images, vision.num_tokens, vision.token_dim),
+    made = MicroBatch.of(
+        batch, candidates.slots_N, cls_ID, torch.randn(batch.num_images, vision.num_tokens, vision.token_dim)
     )
     return made, candidates, useful(batch)

@@ -32,7 +32,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,6 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import numpy as np
 import torch
-from chatsearch.data.pack import Batch
 from chatsearch.errors import ConfigError
 from chatsearch.model.objective import IGNORE
 from chatsearch.model.queue import FeatureQueue, content_id
@@ -129,22 +128,13 @@ class Runner:
         shape = (sum(nums), vision.num_tokens, vision.token_dim)
         tokens_IKE = torch.randn(shape, generator=draw, device=self.device, dtype=torch.bfloat16)
         inputs = zip(step.batches, cls_ID.split(nums), tokens_IKE.split(nums), strict=True)
-        parts = [self._micro_batch(*each) for each in inputs]
+        nowhere = torch.zeros(0, dtype=torch.int64, device=self.device)
+        parts = [MicroBatch.of(batch, nowhere, *features) for batch, *features in inputs]
         hashes = [content_id(name) for batch in step.batches for name in batch.image_hashes]
         ids_I = torch.tensor(hashes, device=self.device)
         words = sum((part.labels_RL != IGNORE).sum() for part in parts)
         images = sum(part.image_target_I.sum() for part in parts)
         return parts, cls_ID, ids_I, Targets(words=torch.as_tensor(words), images=torch.as_tensor(images))
-
-    def _micro_batch(self, batch: Batch, cls_ID: Tensor, tokens_IKE: Tensor) -> MicroBatch:
-        names = ("input_ids_RL", "labels_RL", "position_ids_RL", "image_row_I", "image_col_I", "image_target_I")
-        arrays = {name: getattr(batch, name.rpartition("_")[0]) for name in (*names, "image_first_I")}
-        return MicroBatch(
-            **{name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()},
-            candidate_I=torch.zeros(0, dtype=torch.int64, device=self.device),
-            cls_ID=cls_ID,
-            tokens_IKE=tokens_IKE,
-        )
 
     def forward_backward(self, loaded: tuple[list[MicroBatch], Tensor, Tensor, Targets]) -> Tensor:
         """Gradients of the step; returns its loss."""
@@ -153,7 +143,7 @@ class Runner:
         total = torch.zeros((), device=self.device)
         places = candidates.slots_N.split([len(part.cls_ID) for part in parts])
         for part, places_I in zip(parts, places, strict=True):
-            batch = MicroBatch(**{name: getattr(part, name) for name in part.__slots__} | {"candidate_I": places_I})
+            batch = replace(part, candidate_I=places_I)
             loss = losses(self.searcher, batch, candidates, targets, self.config.objective)["loss"]
             loss.backward()
             total += loss.detach()

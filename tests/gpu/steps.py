@@ -64,6 +64,7 @@ def one_a_row(examples: Sequence[Example], start: int) -> Batch:
         image_col=join("image_col"),
         image_target=join("image_target"),
         image_first=join("image_first"),
+        image_read=join("image_read"),
         image_sample=join("image_sample"),
         image_hashes=tuple(name for row in rows for name in row.image_hashes),
     )

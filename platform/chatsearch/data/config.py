@@ -47,6 +47,9 @@ class StreamConfig(Config):
     word_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the tokens left out of a caption that comes before its picture, others in every epoch: small sets of captions
     are learnt by heart otherwise."""
+    end_at_image: bool = False
+    """Leave out what follows ``[IMG]`` where a caption comes before its picture: no word before it can see the block, which
+    costs N + 2 positions and a pass of the perceiver to teach ``[/IMG]`` alone."""
 
     @model_validator(mode="after")
     def _check(self) -> StreamConfig:

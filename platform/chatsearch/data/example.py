@@ -7,6 +7,7 @@ placeholders; the model overwrites their embeddings. ``labels[t]`` is the id wan
     label        ..  [IMG]  -      -        -       [/IMG]   next word
 
 with - = ``IGNORED``; the ``<CLS>`` target is the image itself, matched at the ``[IMG]`` position (paper, eq. 1 to 3).
+A sequence may end at ``[IMG]``: its last image is then wanted, and read by nothing.
 
 Shape letters: L positions of the sequence, I images in it.
 """
@@ -43,12 +44,14 @@ class Example:
     labels: NDArray[np.int32]
     """(L,), shifted: the id wanted after each position, or ``IGNORED``."""
     image_positions: NDArray[np.int32]
-    """(I,), the ``<CLS>`` slot of each image, ascending."""
+    """(I,), the ``<CLS>`` slot of each image, ascending; L where it is not read."""
     image_hashes: tuple[str, ...]
     image_is_target: NDArray[np.bool_]
     """(I,), whether the image is to be retrieved from the words before it."""
     image_is_first: NDArray[np.bool_]
     """(I,), whether nothing but bos stands before the image."""
+    image_is_read: NDArray[np.bool_]
+    """(I,), whether the image's block is in the sequence."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -69,6 +72,7 @@ def build_example(
     coin: Coin,
     caption_first: float = 0.5,
     word_dropout: float = 0.0,
+    end_at_image: bool = False,
 ) -> Example:
     """One training sequence of at most ``max_length`` positions.
 
@@ -86,6 +90,7 @@ def build_example(
         coin: the draws of this document in this epoch.
         caption_first: how often the caption of a caption document comes before its image.
         word_dropout: share of the tokens that such a caption loses; one is always left.
+        end_at_image: leave out everything after ``[IMG]`` where a caption comes before its image.
 
     Raises:
         InputError: the document does not fit, or the loss would fall on nothing.
@@ -107,6 +112,8 @@ def build_example(
     else:
         pieces = _fit_dialogue(document, tokenizer, num_queries, max_length, answer_only=answer_only)
     example = assemble(document.document_id, pieces, tokenizer, num_queries)
+    if end_at_image and document.kind == Kind.CAPTION and not example.image_is_first[0]:
+        example = _ended_at_image(example)
     if not example.num_targets:
         raise InputError(
             f"Document {document.document_id!r} ({document.kind}) gives the loss nothing to fall on: no segment that counts. "
@@ -189,6 +196,7 @@ def assemble(document_id: str, pieces: Sequence[Piece], tokenizer: ChatTokenizer
         image_hashes=tuple(hashes),
         image_is_target=np.array(targets, dtype=np.bool_),
         image_is_first=np.array(firsts, dtype=np.bool_),
+        image_is_read=np.ones(len(hashes), dtype=np.bool_),
     )
 
 
@@ -268,6 +276,17 @@ def _drop_words(pieces: Sequence[Piece], tokenizer: ChatTokenizer, coin: Coin, s
             ids = tuple(x for i, x in enumerate(ids) if coin.draw(f"word {i}", _SHARES) >= share * _SHARES) or ids[:1]
         kept.append(replace(piece, ids=ids))
     return kept
+
+
+def _ended_at_image(example: Example) -> Example:
+    """The same up to the ``[IMG]`` of its only image."""
+    (length,) = example.image_positions
+    return replace(
+        example,
+        input_ids=example.input_ids[:length],
+        labels=example.labels[:length],
+        image_is_read=np.zeros(1, dtype=np.bool_),
+    )
 
 
 def _fit_dialogue(

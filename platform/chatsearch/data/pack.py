@@ -35,11 +35,13 @@ class Batch:
     image_row: NDArray[np.int64]
     """(I,)"""
     image_col: NDArray[np.int64]
-    """(I,), the ``<CLS>`` slot; ``[IMG]`` is one to the left."""
+    """(I,), the ``<CLS>`` slot; ``[IMG]`` is one to the left. Where the image is not read, its sequence ends there."""
     image_target: NDArray[np.bool_]
     """(I,), whether the image is to be retrieved."""
     image_first: NDArray[np.bool_]
     """(I,), whether nothing but bos stands before it."""
+    image_read: NDArray[np.bool_]
+    """(I,), whether its slots are there to be filled."""
     image_sample: NDArray[np.int64]
     """(I,), ordinal of the sample in the global step: with the order here, the order of entering the queue."""
     image_hashes: tuple[str, ...]
@@ -125,6 +127,7 @@ def pack(
         image_col=starts_I + _joined([e.image_positions for e in examples], np.int64),
         image_target=_joined([e.image_is_target for e in examples], np.bool_),
         image_first=_joined([e.image_is_first for e in examples], np.bool_),
+        image_read=_joined([e.image_is_read for e in examples], np.bool_),
         image_sample=np.repeat(np.array(ordinals, dtype=np.int64), counts),
         image_hashes=tuple(h for e in examples for h in e.image_hashes),
         rejected=tuple(rejected),

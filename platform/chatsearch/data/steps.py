@@ -129,6 +129,7 @@ class StepBuilder:
                     coin=Coin(self.seed, document.document_id, sample.epoch),
                     caption_first=self.streams[sample.stream].caption_first,
                     word_dropout=self.streams[sample.stream].word_dropout,
+                    end_at_image=self.streams[sample.stream].end_at_image,
                 )
             except InputError as error:
                 rejected[sample.ordinal] = str(error)

@@ -72,6 +72,7 @@ def largest(batches: Sequence[Batch], config: TrainConfig) -> Batch:
         image_col=np.tile(columns, num_rows),
         image_target=np.ones(num_images, dtype=np.bool_),
         image_first=np.zeros(num_images, dtype=np.bool_),
+        image_read=np.ones(num_images, dtype=np.bool_),
         image_sample=np.zeros(num_images, dtype=np.int64),
         image_hashes=tuple(batch.image_hashes[i] for i in chosen_I),
         pixels=None if batch.pixels is None else batch.pixels[chosen_I],

@@ -7,10 +7,13 @@ K tokens of width E, H hidden width, d retrieval width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from chatsearch.data.pack import Batch
 from chatsearch.model.config import ObjectiveConfig
 from chatsearch.model.objective import combine, image_loss, word_loss
 from chatsearch.model.queue import Candidates
@@ -28,10 +31,45 @@ class MicroBatch:
     image_col_I: Tensor
     image_target_I: Tensor
     image_first_I: Tensor
+    image_read_I: Tensor
     candidate_I: Tensor
     """Index of each image among the candidates."""
     cls_ID: Tensor
     tokens_IKE: Tensor
+
+    @classmethod
+    def of(cls, batch: Batch, candidate_I: Tensor, cls_ID: Tensor, tokens_IKE: Tensor) -> MicroBatch:
+        """The batch beside the features of its images, on their device."""
+
+        def tensor(array: NDArray[Any]) -> Tensor:
+            return torch.from_numpy(array).to(cls_ID.device)
+
+        return cls(
+            input_ids_RL=tensor(batch.input_ids),
+            labels_RL=tensor(batch.labels),
+            position_ids_RL=tensor(batch.position_ids),
+            image_row_I=tensor(batch.image_row),
+            image_col_I=tensor(batch.image_col),
+            image_target_I=tensor(batch.image_target),
+            image_first_I=tensor(batch.image_first),
+            image_read_I=tensor(batch.image_read),
+            candidate_I=candidate_I,
+            cls_ID=cls_ID,
+            tokens_IKE=tokens_IKE,
+        )
+
+    def hidden_states(self, searcher: ChatSearcher) -> Tensor:
+        """(R, L, H), with the images that are read in their slots."""
+        read_I = self.image_read_I
+        hidden_RLH: Tensor = searcher(
+            self.input_ids_RL,
+            self.position_ids_RL,
+            image_row_I=self.image_row_I[read_I],
+            image_col_I=self.image_col_I[read_I],
+            cls_ID=self.cls_ID[read_I],
+            tokens_ITE=self.tokens_IKE[read_I],
+        )
+        return hidden_RLH
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +101,7 @@ def losses(
     """
     # Only here: cosines of near-misses differ in digits that bf16 does not have.
     with torch.autocast(batch.cls_ID.device.type, torch.bfloat16, enabled=mixed):
-        hidden_RLH = searcher(
-            batch.input_ids_RL,
-            batch.position_ids_RL,
-            image_row_I=batch.image_row_I,
-            image_col_I=batch.image_col_I,
-            cls_ID=batch.cls_ID,
-            tokens_ITE=batch.tokens_IKE,
-        )
+        hidden_RLH = batch.hidden_states(searcher)
         word = word_loss(hidden_RLH, batch.labels_RL, searcher.word_logits)
     wanted_I = batch.image_target_I
     state_TH = searcher.image_states(hidden_RLH, batch.image_row_I[wanted_I], batch.image_col_I[wanted_I])

@@ -8,7 +8,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -47,6 +46,10 @@ class _Encoded:
     cls_ID: Tensor
     tokens_IKE: Tensor
     ids_I: Tensor
+
+    def micro_batch(self, places_I: Tensor) -> MicroBatch:
+        """With the places of its images among the candidates."""
+        return MicroBatch.of(self.batch, places_I, self.cls_ID, self.tokens_IKE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ class Trainer:
             candidates = self._candidates(encoded)
         sums = torch.zeros(len(_SUMS), dtype=torch.float64, device=self.device)
         for position, (part, (pool, places_I)) in enumerate(zip(encoded, candidates, strict=True)):
-            losses = self._engine.losses(self._micro_batch(part, places_I), pool, targets)
+            losses = self._engine.losses(part.micro_batch(places_I), pool, targets)
             sums += torch.stack([losses[name].double() for name in _SUMS])
             self._engine.backward(losses["loss"])
             if position < len(encoded) - 1:
@@ -135,7 +138,7 @@ class Trainer:
             pool = Candidates(features_CD, places, torch.ones_like(places, dtype=torch.bool), places[:num_images])
             counts = self._counts([batch])
             targets = Targets(words=counts[0], images=counts[1])
-            self._engine.rehearse(self._micro_batch(part, pool.slots_N), pool, targets)
+            self._engine.rehearse(part.micro_batch(pool.slots_N), pool, targets)
 
     def _learning_rate(self, step: int) -> float:
         optimiser = self.config.optimiser
@@ -177,24 +180,6 @@ class Trainer:
         )
         pool, places_I = images.enqueue(self.queue)
         return [(pool, places) for places in places_I.split([len(part.ids_I) for part in encoded])]
-
-    def _micro_batch(self, part: _Encoded, places_I: Tensor) -> MicroBatch:
-        def tensor(array: Any) -> Tensor:
-            return torch.from_numpy(array).to(self.device)
-
-        batch = part.batch
-        return MicroBatch(
-            input_ids_RL=tensor(batch.input_ids),
-            labels_RL=tensor(batch.labels),
-            position_ids_RL=tensor(batch.position_ids),
-            image_row_I=tensor(batch.image_row),
-            image_col_I=tensor(batch.image_col),
-            image_target_I=tensor(batch.image_target),
-            image_first_I=tensor(batch.image_first),
-            candidate_I=places_I,
-            cls_ID=part.cls_ID,
-            tokens_IKE=part.tokens_IKE,
-        )
 
     def _metrics(self, sums: Tensor, counts: Tensor, rate: float, grad_norm: float) -> dict[str, float]:
         word, image, image_first, num_first, num_correct = sums.tolist()

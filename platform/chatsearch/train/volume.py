@@ -144,6 +144,7 @@ def _mean(
                 coin=Coin(config.seed, document.document_id, 0),
                 caption_first=stream.caption_first,
                 word_dropout=stream.word_dropout,
+                end_at_image=stream.end_at_image,
             )
             labels = int((example.labels != IGNORED).sum())
             found += Volume(0, len(example.image_hashes), len(example), labels, len(example) ** 2)

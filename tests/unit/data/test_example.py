@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from chatsearch.data.coin import Coin
 from chatsearch.data.example import IGNORED, Example, build_example, query_example
@@ -116,6 +117,35 @@ def test_captions_that_ask_lose_words_and_those_that_answer_do_not(tokenizer: Ch
         word_dropout=0.99,
     )
     assert len(short) == 1 + 1 + (N + 3) + 1, "one word is always left"
+
+
+@pytest.mark.parametrize("answer_only", [True, False])
+def test_a_caption_that_asks_may_end_at_the_picture_and_asks_the_same(
+    tokenizer: ChatTokenizer, answer_only: bool
+) -> None:
+    doc = caption("a red ball", "two cats")
+    for epoch in range(20):
+        whole, ended = (
+            build_example(
+                doc,
+                tokenizer,
+                N,
+                max_length=200,
+                answer_only=answer_only,
+                coin=Coin(0, "c", epoch),
+                word_dropout=0.2,
+                end_at_image=end,
+            )
+            for end in (False, True)
+        )
+        if whole.image_is_first[0]:
+            assert ended.image_is_read.all() and np.array_equal(ended.input_ids, whole.input_ids)
+            continue
+        at = int(whole.image_positions[0])
+        assert not ended.image_is_read.any() and ended.image_is_target.all() and len(ended) == at
+        assert ended.input_ids[-1] == tokenizer.img_id and list(ended.image_positions) == [at]
+        assert np.array_equal(ended.input_ids, whole.input_ids[:at])
+        assert np.array_equal(ended.labels, whole.labels[:at])
 
 
 def test_captions_are_drawn_in_both_directions_and_from_all_texts(tokenizer: ChatTokenizer) -> None:

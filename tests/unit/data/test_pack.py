@@ -25,6 +25,7 @@ def make(number: int, size: int, image_at: int | None = None) -> Example:
         image_hashes=tuple(f"{number:064d}" for _ in images),
         image_is_target=np.array([number % 2 == 0 for _ in images], dtype=np.bool_),
         image_is_first=np.array([image_at == 2 for _ in images], dtype=np.bool_),
+        image_is_read=np.ones(len(images), dtype=np.bool_),
     )
 
 

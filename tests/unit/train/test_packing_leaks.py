@@ -86,18 +86,7 @@ def spans(batch: Batch, sample: int, examples: Sequence[Example]) -> tuple[int, 
 
 
 def micro_batch(pack: Pack, batch: Batch, images: slice = slice(None)) -> MicroBatch:
-    return MicroBatch(
-        input_ids_RL=torch.from_numpy(batch.input_ids),
-        labels_RL=torch.from_numpy(batch.labels),
-        position_ids_RL=torch.from_numpy(batch.position_ids),
-        image_row_I=torch.from_numpy(batch.image_row),
-        image_col_I=torch.from_numpy(batch.image_col),
-        image_target_I=torch.from_numpy(batch.image_target),
-        image_first_I=torch.from_numpy(batch.image_first),
-        candidate_I=pack.candidates.slots_N[images],
-        cls_ID=pack.cls_ID[images],
-        tokens_IKE=pack.tokens_IKE[images],
-    )
+    return MicroBatch.of(batch, pack.candidates.slots_N[images], pack.cls_ID[images], pack.tokens_IKE[images])
 
 
 def loss_sums(searcher: ChatSearcher, pack: Pack, batch: MicroBatch) -> Tensor:

@@ -35,6 +35,7 @@ def batch_of(searcher, rows: int = 2, length: int = 14, seed: int = 0) -> tuple[
         image_col_I=4 + torch.arange(rows),
         image_target_I=torch.arange(rows) % 2 == 0,
         image_first_I=torch.zeros(rows, dtype=torch.bool),
+        image_read_I=torch.ones(rows, dtype=torch.bool),
         candidate_I=torch.arange(rows),
         cls_ID=torch.randn(rows, vision.feature_dim, generator=draw),
         tokens_IKE=torch.randn(rows, vision.num_tokens, vision.token_dim, generator=draw),
@@ -139,3 +140,31 @@ def test_the_step_changes_nothing(searcher) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert all(torch.equal(before[name], tensor) for name, tensor in searcher.state_dict().items())
     assert torch.equal(candidates.features_CD, queue_before)
+
+
+def test_a_picture_that_nothing_reads_is_asked_for_as_if_its_block_stood_there(searcher) -> None:
+    """Row 0 ends at its ``[IMG]``, as the last columns do; its slots would lie beyond the row."""
+    whole, ids = batch_of(searcher)
+    whole, candidates = with_candidates(replace(whole, labels_RL=torch.full_like(whole.labels_RL, IGNORE)), ids)
+    whole = replace(whole, image_row_I=torch.tensor([0, 1]), image_col_I=torch.tensor([6, 4]))
+    ended = replace(
+        whole,
+        input_ids_RL=whole.input_ids_RL[:, :6],
+        labels_RL=whole.labels_RL[:, :6],
+        position_ids_RL=whole.position_ids_RL[:, :6],
+        image_read_I=torch.zeros(2, dtype=torch.bool),
+    )
+    whole = replace(whole, image_target_I=torch.tensor([True, False]))
+    ended = replace(ended, image_target_I=whole.image_target_I)
+    got = []
+    for batch in (whole, ended):
+        searcher.zero_grad()
+        loss = losses(searcher, batch, candidates, count(batch), CONFIG)["loss"]
+        loss.backward()
+        assert all(p.grad is not None for p in searcher.parameters() if p.requires_grad), (
+            "ranks reduce the same tensors"
+        )
+        got.append((loss.item(), searcher.query_head.weight.grad.clone()))
+    assert got[0][0] > 0
+    assert got[1][0] == pytest.approx(got[0][0], rel=1e-5)
+    torch.testing.assert_close(got[1][1], got[0][1], rtol=1e-4, atol=1e-7)
