@@ -65,6 +65,8 @@ def run_worker(job: WorkerJob) -> dict[str, Any]:
 
     # ---- where it goes on: 1. its own newest whole checkpoint, 2. the starting weights --------------------------
     if saved is not None:
+        if rank == 0:
+            job.sink.say(f"goes on from the checkpoint of step {saved.manifest.step}")
         trainer.restore(saved)
         _adopt(saved, config)
     first = saved.manifest.step if saved is not None else 0

@@ -21,6 +21,7 @@ from chatsearch.tracking.tracker import Tracker
 _POLL_S = 0.5
 _PLAIN_INTERVAL_S = 10.0
 """Between two lines where the output is no terminal."""
+_VALIDATION = ("val_R@1", "val_R@5", "val_R@10")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +164,12 @@ class Display:
         self._seen = report.step
         last = report.step >= self._total
         terminal = self._stream.isatty()
-        if not terminal and not last and now - self._printed < _PLAIN_INTERVAL_S:
+        validated = _VALIDATION[0] in report.metrics
+        if not (terminal or last or validated) and now - self._printed < _PLAIN_INTERVAL_S:
             return
         self._printed = now
         line = self._line(report, now)
-        self._stream.write(f"\r\x1b[K{line}" + ("\n" if last else "") if terminal else line + "\n")
+        self._stream.write(f"\r\x1b[K{line}" + ("\n" if last or validated else "") if terminal else line + "\n")
         self._stream.flush()
 
     def _line(self, report: StepReport, now: float) -> str:
@@ -176,9 +178,11 @@ class Display:
         rate = (report.step - first) / (now - since) if report.step > first else 0.0
         left = timedelta(seconds=round((self._total - report.step) / rate)) if rate else "-"
         metrics = report.metrics
+        found = [f"{metrics[name]:.1f}" for name in _VALIDATION if name in metrics]
         return (
             f"{self._label}: step {report.step}/{self._total}  loss {metrics['loss']:.3f} (words {metrics['word_loss']:.3f}, "
             f"images {metrics['image_loss']:.3f})  {rate:.2f} steps/s  left {left}"
+            + (f"  validation R@1/5/10 {' / '.join(found)}" if found else "")
         )
 
 

@@ -51,3 +51,14 @@ def test_steps_repeated_after_a_restart_are_recorded_once() -> None:
         display.show(report(step))
     display.show(report(9, tracked=False))
     assert recorder.steps == [2, 4, 6, 8]
+
+
+def test_a_log_file_gets_every_validation() -> None:
+    log = io.StringIO()
+    display = Display("align", 40, NullTracker(), log)
+    found = {"val_image_loss": 2.0, "val_R@1": 30.04, "val_R@5": 62.0, "val_R@10": 75.5}
+    for step in range(1, 31):
+        display.show(StepReport(step, {**METRICS, **(found if step % 10 == 0 else {})}, True))
+    lines = log.getvalue().splitlines()
+    assert [line.split("  ")[0] for line in lines] == [f"align: step {step}/40" for step in (1, 10, 20, 30)]
+    assert lines[2].endswith("validation R@1/5/10 30.0 / 62.0 / 75.5")
