@@ -156,7 +156,7 @@ def _sync_folder(path: str) -> None:
         os.close(handle)
 
 
-def _cache_root() -> str:
+def cache_root() -> str:
     """The folder of local copies: what ``CHATSEARCH_CACHE`` names, else one below /tmp that is ours alone.
 
     Raises:
@@ -361,7 +361,7 @@ class Folder:
             fs, path = filesystem(self.path(name))
             info = fs.get_file_info(path)
         key = hashlib.sha256(f"{self.path(name)}|{info.size}|{info.mtime_ns}".encode()).hexdigest()[:24]
-        return os.path.join(_cache_root(), key, os.path.basename(name))
+        return os.path.join(cache_root(), key, os.path.basename(name))
 
     def delete(self, name: str) -> None:
         """Remove one file; a missing one is fine."""

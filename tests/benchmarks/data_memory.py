@@ -1,7 +1,8 @@
 """Peak memory of the loader's processes over a corpus and over one ten times its size (goal D7).
 
-Each picture is small and its own, so that what grows with their number shows. Memory is the proportional set size of every
-process of the loader less its shared memory: Ray's object store is of a fixed size, whatever the corpus.
+Each picture is small and its own, so that what grows with their number shows. Memory is what the processes of the loader hold of
+their own, each shared page counted by shares. Beside it stand shared memory, since Ray's object store is of a fixed size whatever
+the corpus, and mapped files, whose pages the system takes back when it needs them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ AT_MOST = 1.10
 BATCH = 64
 PAUSE_S = 0.5
 MIB = 1 << 20
+SORTS = ("Anon", "File", "Shmem")
+"""As /proc/PID/smaps_rollup calls them."""
 
 
 def memory(corpora: Corpora, command: str, num_documents: int = NUM_DOCUMENTS) -> Iterator[Result]:
@@ -34,11 +37,13 @@ def memory(corpora: Corpora, command: str, num_documents: int = NUM_DOCUMENTS) -
     for name, size in sizes.items():
         write_shards(corpora.path(name), _documents(size), per_part=5000)
     peaks: dict[str, list[float]] = {name: [] for name in sizes}
+    mapped: dict[str, float] = {}
     shared = 0.0
     for name in ("small", "large", "small"):
-        own, arena = _peak(corpora, name, sizes["large"])
-        peaks[name].append(own)
-        shared = max(shared, arena)
+        peak = _peak(corpora, name, sizes["large"])
+        peaks[name].append(peak["Anon"])
+        mapped[name] = peak["File"]
+        shared = max(shared, peak["Shmem"])
     least, most = min(peaks["small"]), max(peaks["large"])
     slope = (most - least) * MIB / (sizes["large"] - sizes["small"])
     yield Result(
@@ -51,7 +56,8 @@ def memory(corpora: Corpora, command: str, num_documents: int = NUM_DOCUMENTS) -
         runs=tuple(peaks["small"] + peaks["large"]),
         note=(
             f"small {', '.join(f'{peak:.0f}' for peak in peaks['small'])} MiB, large {most:.0f} MiB over driver, 2 tasks and "
-            f"Ray's own processes, {slope:.0f} bytes a document; not counted: shared memory, at most {shared:.0f} MiB"
+            f"Ray's own processes, {slope:.0f} bytes a document; not counted: shared memory, at most {shared:.0f} MiB, and mapped "
+            f"files, programs among them, {mapped['small']:.0f} and {mapped['large']:.0f} MiB"
         ),
         sides=peaks,
     )
@@ -74,8 +80,8 @@ def _documents(number: int) -> Iterator[Sample]:
         yield Sample(Document(f"small/{n}", Kind.CAPTION, segments, "benchmark", "train"), {name: data})
 
 
-def _peak(corpora: Corpora, name: str, num_samples: int) -> tuple[float, float]:
-    """Most memory at any moment of a pass, in MiB: own, and shared."""
+def _peak(corpora: Corpora, name: str, num_samples: int) -> dict[str, float]:
+    """Most memory of each sort at any moment of a pass, in MiB."""
     settings = {
         "shards": corpora.path(name),
         "tokenizer": corpora.tokenizer,
@@ -83,7 +89,7 @@ def _peak(corpora: Corpora, name: str, num_samples: int) -> tuple[float, float]:
         "num_workers": 2,
         "pictures": True,
     }
-    seen: list[tuple[float, float]] = []
+    seen: list[dict[str, float]] = []
     done = threading.Event()
     with Reader("tests.benchmarks.data_ours", settings, corpora.folder / f"memory-{name}.log") as reader:
 
@@ -98,18 +104,18 @@ def _peak(corpora: Corpora, name: str, num_samples: int) -> tuple[float, float]:
         finally:
             done.set()
             watcher.join()
-    return max(own for own, _ in seen), max(arena for _, arena in seen)
+    return {sort: max(memory[sort] for memory in seen) for sort in SORTS}
 
 
-def _memory(processes: list[psutil.Process]) -> tuple[float, float]:
-    """MiB of all processes, each shared page counted by shares: all but shared memory, and that."""
-    total = arena = 0
+def _memory(processes: list[psutil.Process]) -> dict[str, float]:
+    """MiB of all processes, each shared page counted by shares: own, of mapped files, and shared."""
+    total = dict.fromkeys(SORTS, 0.0)
     for process in processes:
         try:
             lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()[1:]
         except (OSError, ProcessLookupError):
             continue  # it has ended
         sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-        total += sizes["Pss"]
-        arena += sizes["Pss_Shmem"]
-    return (total - arena) / 1024, arena / 1024
+        for sort in SORTS:
+            total[sort] += sizes[f"Pss_{sort}"] / 1024
+    return total

@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 import pytest
 from chatsearch.errors import MissingInputError, StorageError
-from chatsearch.storage import Folder, _cache_root, filesystem, is_remote, join, resolve
+from chatsearch.storage import Folder, cache_root, filesystem, is_remote, join, resolve
 
 
 @pytest.fixture
@@ -205,9 +205,9 @@ def test_a_cache_that_others_can_write_to_is_refused(
 ) -> None:
     monkeypatch.delenv("CHATSEARCH_CACHE", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    root = Path(_cache_root())
+    root = Path(cache_root())
     assert root.parent == tmp_path and root.stat().st_mode & 0o777 == 0o700
-    assert _cache_root() == str(root)
+    assert cache_root() == str(root)
     if fault == "mode":
         root.chmod(0o777)
     elif fault == "link":
@@ -219,6 +219,6 @@ def test_a_cache_that_others_can_write_to_is_refused(
         root.rename(tmp_path / f"chatsearch-cache-{uid + 1}")
         monkeypatch.setattr(os, "getuid", lambda: uid + 1)
     with pytest.raises(StorageError, match="CHATSEARCH_CACHE"):
-        _cache_root()
+        cache_root()
     monkeypatch.setenv("CHATSEARCH_CACHE", str(tmp_path / "mine"))
-    assert _cache_root() == str(tmp_path / "mine")
+    assert cache_root() == str(tmp_path / "mine")

@@ -1,7 +1,7 @@
 """Reading document shards: documents by number, pictures by content hash.
 
-The format is described in :mod:`chatsearch.data.part`. Documents of a part are kept in memory as Arrow once
-they are asked for. Of pictures a row group is read once and a few are kept for readers that go through in order; from
+The format is described in :mod:`chatsearch.data.part`. Documents of a part, and where each picture lies, are mapped from the
+local cache (:mod:`chatsearch.data.decoded`). Of pictures a row group is read once and a few are kept for readers that go through in order; from
 then on it is known where in the file each of its pictures lies, and a reader that jumps about reads single pictures.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from chatsearch.data.decoded import decoded
 from chatsearch.data.part import document_of, file_name
 from chatsearch.errors import CorruptArtefactError, InputError, MissingInputError, StorageError
 from chatsearch.kinds import DOCUMENT_SHARDS
@@ -127,8 +129,11 @@ class DocumentShards:
     def _table(self, part: int) -> pa.Table:
         # Two threads may read a part at once; they store equal tables, so no lock is needed.
         if part not in self._tables:
-            data = self.artefact.read_checked(file_name("documents", self._parts[part]))
-            self._tables[part] = pq.read_table(pa.BufferReader(data))
+            name = file_name("documents", self._parts[part])
+            self._tables[part] = decoded(
+                f"documents-{self.artefact.manifest.files[name].sha256}",
+                lambda: pq.read_table(pa.BufferReader(self.artefact.read_checked(name))),
+            )
         return self._tables[part]
 
 
@@ -195,17 +200,34 @@ class ImageStore:
 
     @functools.cached_property
     def _index(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
-        """Sorted distinct hashes, and (part, row) of the first copy of each."""
-        columns, places = [], []
+        """Sorted distinct hashes, and (part, row) of the first copy of each; both mapped."""
+        files = self.artefact.manifest.files
+        content = "".join(files[self._name(part)].sha256 for part in range(len(self._parts)))
+        table = decoded(f"pictures-{hashlib.sha256(content.encode()).hexdigest()}", self._places)
+        hashes, places = (
+            np.frombuffer(table[name].chunk(0).buffers()[1] if len(table) else b"", np.uint8)
+            for name in ("hash", "place")
+        )
+        return hashes.view("S64"), places.view(np.int64).reshape(-1, 2)
+
+    def _places(self) -> pa.Table:
+        columns, places = [np.zeros(0, dtype="S64")], [np.zeros((0, 2), dtype=np.int64)]
         for part in range(len(self._parts)):
             with self._opened(part) as file:
                 names = pq.read_table(file, columns=["content_hash"])["content_hash"].to_numpy()
             columns.append(names.astype("S64"))
             places.append(np.stack([np.full(len(names), part), np.arange(len(names))], axis=1))
-        if not columns:
-            return np.zeros(0, dtype="S64"), np.zeros((0, 2), dtype=np.int64)
         hashes, first = np.unique(np.concatenate(columns), return_index=True)
-        return hashes, np.concatenate(places)[first]
+        cells = {"hash": hashes, "place": np.ascontiguousarray(np.concatenate(places)[first])}
+        widths = {"hash": 64, "place": 16}
+        return pa.table(
+            {
+                name: pa.FixedSizeBinaryArray.from_buffers(
+                    pa.binary(widths[name]), len(hashes), [None, pa.py_buffer(cell.view(np.uint8).reshape(-1))]
+                )
+                for name, cell in cells.items()
+            }
+        )
 
     def _name(self, part: int) -> str:
         return file_name("images", self._parts[part])

@@ -208,3 +208,10 @@ def test_equal_records_give_equal_bytes_and_two_of_one_id_are_refused(make_shard
     assert all(folders[0].read_bytes(n) == folders[1].read_bytes(n) for n in names)
     with pytest.raises(InputError, match="id 'caption/1'"):
         make_shards([caption_sample(1), caption_sample(1)], per_part=1, name="twice")
+
+
+def test_shards_of_words_alone_hold_no_picture(make_shards) -> None:
+    words = Sample(Document("words", Kind.TEXT, (Segment(text="only words"),)))
+    images = DocumentShards.open(make_shards([words])).images
+    assert len(images) == 0 and images.hashes() == []
+    assert "f" * 64 not in images
