@@ -23,6 +23,10 @@ from chatsearch.errors import TooManyRejectedError, named_cause
 
 _REJECTED_GRACE = 10
 """Rejected documents that never stop a run: among a few samples a share says nothing."""
+_BLOCK_BYTES = 16 << 20
+"""A task hands over what it has built when it is this much. Small steps come together, since handing a block over costs Ray Data
+far more than building one of them does; with larger blocks of pictures a few fill Ray Data's share of the object store, and it
+lets one task work where several could."""
 
 
 def rank_batches(
@@ -67,6 +71,7 @@ def _window(
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # else the cause is lost between processes
     context.execution_options.preserve_order = True
+    context.target_max_block_size = _BLOCK_BYTES
     num_blocks = math.ceil(len(steps) / loader.steps_per_task)
     with DataContext.current(context):
         # Items become blocks in this process. Tables would be looked at by a task, for which the workers may have left no CPU.
@@ -102,12 +107,9 @@ class _Build:
     def __init__(self, builder: StepBuilder, rank: int, world_size: int) -> None:
         self._builder, self._rank, self._world_size = builder, rank, world_size
 
-    def __call__(self, steps: pa.Table) -> pa.Table:
-        # One block a task: handing a block over costs Ray Data far more than building a step does.
-        return pa.concat_tables(
-            to_table(step, self._builder.build(step, self._rank, self._world_size))
-            for step in steps["step"].to_pylist()
-        )
+    def __call__(self, steps: pa.Table) -> Iterator[pa.Table]:
+        for step in steps["step"].to_pylist():
+            yield to_table(step, self._builder.build(step, self._rank, self._world_size))
 
 
 _ARRAY = pa.struct([("dtype", pa.string()), ("shape", pa.list_(pa.int64())), ("bytes", pa.large_binary())])
