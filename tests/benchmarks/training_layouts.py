@@ -1,6 +1,6 @@
 """One set of documents as micro-batches: packed, padded as they come, grouped by length, and grouped under a budget of slots.
 
-    packed      first-fit into rows of ``LENGTH``, 8 rows a micro-batch: what training does
+    packed      into as few rows of ``LENGTH`` as training finds, 8 rows a micro-batch
     padded      in random order, 8 documents a micro-batch, each padded to its longest
     grouped     transformers' ``group_by_length``: sorted within 50 micro-batches of random documents, then as ``padded``
     budgeted    fairseq's ``--max-tokens``: sorted as ``grouped``, as many documents as fill the slots of a packed micro-batch

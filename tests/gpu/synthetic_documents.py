@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from chatsearch.data.example import Example, assemble, cut
+from chatsearch.data.pack import fill_rows
 from chatsearch.data.template import Piece
 from chatsearch.model.config import SearcherConfig
 
@@ -61,18 +62,10 @@ def documents(config: SearcherConfig, num_documents: int, max_length: int, seed:
 
 
 def row_groups(examples: Sequence[Example], length: int, num_rows: int) -> list[list[Example]]:
-    """First-fit into rows of ``length``, then the documents of each ``num_rows`` rows; what fills fewer rows is left out."""
-    rows: list[list[Example]] = []
-    used: list[int] = []
-    for example in examples:
-        row = next((r for r, filled in enumerate(used) if filled + len(example) <= length), len(rows))
-        if row == len(rows):
-            rows.append([])
-            used.append(0)
-        rows[row].append(example)
-        used[row] += len(example)
+    """Packed into rows of ``length``, then the documents of each ``num_rows`` rows; what fills fewer rows is left out."""
+    rows = fill_rows([len(example) for example in examples], length)
     starts = range(0, len(rows) - num_rows + 1, num_rows)
-    return [[example for row in rows[start : start + num_rows] for example in row] for start in starts]
+    return [[examples[number] for row in rows[start : start + num_rows] for number in row] for start in starts]
 
 
 def _caption(draw: np.random.Generator, words: int, number: int) -> Iterator[Piece]:

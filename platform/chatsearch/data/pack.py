@@ -83,7 +83,7 @@ def pack(
     num_rows: int | None = None,
     rejected: Sequence[str] = (),
 ) -> Batch:
-    """First-fit: each sequence goes whole into the first row that still has room.
+    """Whole sequences into as few rows as :func:`fill_rows` finds.
 
     Args:
         examples: sequences of at most ``length`` positions, in sample order.
@@ -98,8 +98,14 @@ def pack(
         ConfigError: more rows are needed than ``num_rows``.
     """
     assert len(examples) == len(ordinals)
-    places, used = _first_fit(examples, length)
-    needed = max(len(used), 1)
+    for example in examples:
+        if len(example) > length:
+            raise InputError(
+                f"Document {example.document_id!r} takes {len(example)} positions, a row holds {length}. Lower max_length or raise "
+                "the row."
+            )
+    rows = fill_rows([len(example) for example in examples], length)
+    needed = max(len(rows), 1)
     if num_rows is not None and needed > num_rows:
         raise ConfigError(
             f"{len(examples)} sequences need {needed} rows of {length} positions, num_rows is {num_rows}. Raise num_rows, lower "
@@ -110,20 +116,26 @@ def pack(
     labels_RL = np.full(shape, IGNORED, dtype=np.int64)
     position_ids_RL = np.zeros(shape, dtype=np.int64)
     document_ids_RL = np.full(shape, PADDING, dtype=np.int64)
-    for example, (row, start, number) in zip(examples, places, strict=True):
-        span = slice(start, start + len(example))
-        input_ids_RL[row, span] = example.input_ids
-        labels_RL[row, span] = example.labels
-        position_ids_RL[row, span] = np.arange(len(example))
-        document_ids_RL[row, span] = number
+    places = np.zeros((len(examples), 2), dtype=np.int64)  # row and first position
+    for row, numbers in enumerate(rows):
+        start = 0
+        for document, number in enumerate(numbers):
+            example = examples[number]
+            span = slice(start, start + len(example))
+            input_ids_RL[row, span] = example.input_ids
+            labels_RL[row, span] = example.labels
+            position_ids_RL[row, span] = np.arange(len(example))
+            document_ids_RL[row, span] = document
+            places[number] = row, start
+            start += len(example)
     counts = [len(e.image_hashes) for e in examples]
-    starts_I = np.repeat(np.array([p[1] for p in places], dtype=np.int64), counts)
+    rows_I, starts_I = np.repeat(places, counts, axis=0).T
     return Batch(
         input_ids=input_ids_RL,
         labels=labels_RL,
         position_ids=position_ids_RL,
         document_ids=document_ids_RL,
-        image_row=np.repeat(np.array([p[0] for p in places], dtype=np.int64), counts),
+        image_row=rows_I.copy(),
         image_col=starts_I + _joined([e.image_positions for e in examples], np.int64),
         image_target=_joined([e.image_is_target for e in examples], np.bool_),
         image_first=_joined([e.image_is_first for e in examples], np.bool_),
@@ -134,25 +146,29 @@ def pack(
     )
 
 
-def _first_fit(examples: Sequence[Example], length: int) -> tuple[list[tuple[int, int, int]], list[int]]:
-    """(row, first position, number within the row) of each sequence, and the positions used in each row."""
-    places: list[tuple[int, int, int]] = []
-    used: list[int] = []
-    held: list[int] = []
-    for example in examples:
-        size = len(example)
-        if size > length:
-            raise InputError(
-                f"Document {example.document_id!r} takes {size} positions, a row holds {length}. Lower max_length or raise the row."
-            )
-        row = next((r for r, filled in enumerate(used) if filled + size <= length), len(used))
-        if row == len(used):
-            used.append(0)
-            held.append(0)
-        places.append((row, used[row], held[row]))
-        used[row] += size
-        held[row] += 1
-    return places, used
+def fill_rows(sizes: Sequence[int], length: int) -> list[list[int]]:
+    """Rows of at most ``length`` positions, as the numbers of the sequences in them.
+
+    Minimum bin slack with the longest fixed (Fleszar and Hindi 2002): each row is opened by the longest sequence left and takes
+    of the others those that fill it best, longer ones first. First-fit leaves gaps that are shorter than any sequence.
+    """
+    left = sorted(range(len(sizes)), key=lambda number: -sizes[number])
+    rows: list[list[int]] = []
+    while left:
+        first, *left = left
+        room = length - sizes[first]
+        # Bit s of reachable[n]: some of the first n sequences left take s positions together.
+        reachable, within = [1], (1 << room + 1) - 1
+        for number in left:
+            reachable.append((reachable[-1] | reachable[-1] << sizes[number]) & within)
+        taken, filled = set(), reachable[-1].bit_length() - 1
+        for n in range(len(left), 0, -1):
+            if not reachable[n - 1] >> filled & 1:
+                taken.add(left[n - 1])
+                filled -= sizes[left[n - 1]]
+        rows.append([first, *(number for number in left if number in taken)])
+        left = [number for number in left if number not in taken]
+    return rows
 
 
 def _joined(parts: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from chatsearch.data.example import IGNORED, Example
-from chatsearch.data.pack import PADDING, Batch, pack
+from chatsearch.data.pack import PADDING, Batch, fill_rows, pack
 from chatsearch.errors import ConfigError, InputError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -66,11 +68,26 @@ def test_images_run_in_sample_order_and_point_at_their_slots(sizes: list[int]) -
     assert batch.image_target.tolist() == [i % 2 == 0 for i in range(len(sizes))]
 
 
-def test_first_fit_by_hand() -> None:
-    batch = pack([make(i, size) for i, size in enumerate([20, 10, 4, 14])], range(4), length=LENGTH, pad_id=PAD_ID)
-    firsts = [[int(i) for i in row // 1000 - 1] for row in batch.input_ids]
-    assert [sorted({i for i in row if i >= 0}) for row in firsts] == [[0, 2], [1, 3]]
+def test_rows_are_filled_where_first_fit_would_leave_gaps() -> None:
+    """First-fit decreasing would put 8 beside 12, where 6 and 6 fit better."""
+    rows = fill_rows([6, 8, 12, 16, 6], LENGTH)
+    assert [sorted(row) for row in rows] == [[1, 3], [0, 2, 4]]
+    batch = pack([make(i, size) for i, size in enumerate([6, 8, 12, 16, 6])], range(5), length=LENGTH, pad_id=PAD_ID)
     assert (batch.document_ids != PADDING).all()
+
+
+@given(SIZES)
+@settings(deadline=None)
+def test_each_row_is_as_full_as_any_choice_could_make_it(sizes: list[int]) -> None:
+    left = set(range(len(sizes)))
+    for row in fill_rows(sizes, LENGTH):
+        filled = sum(sizes[number] for number in row)
+        assert sizes[row[0]] == max(sizes[number] for number in left)
+        others = [sizes[number] for number in left - {row[0]}]
+        sums = {sum(chosen) + sizes[row[0]] for n in range(len(others) + 1) for chosen in combinations(others, n)}
+        assert filled == max(total for total in sums if total <= LENGTH)
+        left -= set(row)
+    assert not left
 
 
 def test_no_examples_give_one_row_of_padding() -> None:
