@@ -2,7 +2,8 @@
 
 Shape suffixes: N pictures, M items, D width of f_CLS, d retrieval dimension.
 
-    shards/index-00000.faiss      IndexIDMap2 over IndexFlatIP, rows in the order of their faiss ids
+    shards/index-00000.faiss      flat: IndexIDMap2 over IndexFlatIP, rows in the order of their faiss ids; other kinds number them
+    shards/vectors-00000.npy      the rows as float32, for kinds whose FAISS file holds codes
     shards/items-00000.parquet    item_id, content_hash, metadata (JSON), faiss_id, in the same order
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import faiss
 import numpy as np
@@ -18,11 +20,20 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from chatsearch.errors import ConfigError, CorruptArtefactError, FingerprintMismatchError, GalleryError
+from chatsearch.index.approximate import (
+    MIN_ROWS,
+    default_parameters,
+    filled,
+    keeps_vectors,
+    num_lists,
+    sample_rows,
+    trained,
+)
 from chatsearch.index.config import IndexConfig
 from chatsearch.index.features import ITEMS, FeatureStore
 from chatsearch.index.items import check_item_ids, write_items
 from chatsearch.index.plan.forecast import BuildFigures, forecast_beside_actual, forecast_build, rates_at
-from chatsearch.index.shard import index_name, items_name, shard_of
+from chatsearch.index.shard import index_name, items_name, shard_of, vectors_name
 from chatsearch.index.vectors import Float32, unit_rows
 from chatsearch.index.watch import PeakMemory
 from chatsearch.kinds import GALLERY_INDEX, MODEL_BUNDLE
@@ -132,20 +143,30 @@ def build_index(config: IndexConfig, on_shard: Callable[[int, int], None] | None
     memory = PeakMemory()
     items = store.items()
     shards = split_items(items, config.num_shards, where=store.uri)
-    forecast = forecast_build(
-        items_per_shard=[len(members) for members in shards],
-        feature_dimension=store.dimension,
-        dimension=len(projection.weight_dD),
-        item_table_bytes=store.artefact.manifest.files[ITEMS].num_bytes,
-        rates=rates,
-    )
+    kind = config.kind if len(items) >= MIN_ROWS else "flat"
+    forecast = None
+    if kind == "flat":
+        forecast = forecast_build(
+            items_per_shard=[len(members) for members in shards],
+            feature_dimension=store.dimension,
+            dimension=len(projection.weight_dD),
+            item_table_bytes=store.artefact.manifest.files[ITEMS].num_bytes,
+            rates=rates,
+        )
     vectors_Nd = projection.apply(store.matrix_ND)
     _check_finite(vectors_Nd, store)
+    lists = config.num_lists or num_lists(len(items) // config.num_shards)
+    empty = None if kind == "flat" else trained(kind, vectors_Nd[sample_rows(len(vectors_Nd), lists)], lists)
     names: list[str] = []
     for shard, members in enumerate(shards):
         rows_M = np.array([store.row_of(item.content_hash) for _, item in members], dtype=np.int64)
-        _write_shard(output.folder, shard, members, vectors_Nd[rows_M])
+        index = _flat(members, vectors_Nd[rows_M]) if empty is None else filled(empty, vectors_Nd[rows_M])
+        _write_shard(output.folder, shard, members, index)
         names += [index_name(shard), items_name(shard)]
+        if not keeps_vectors(kind):
+            with output.folder.writing(vectors_name(shard)) as path, open(path, "wb") as file:
+                np.save(file, vectors_Nd[rows_M], allow_pickle=False)
+            names.append(vectors_name(shard))
         if on_shard:
             on_shard(shard + 1, config.num_shards)
     files = {name: file_entry(output.folder, name) for name in names}
@@ -156,7 +177,8 @@ def build_index(config: IndexConfig, on_shard: Callable[[int, int], None] | None
         files=files,
         id_hash=hash_ids(item.item_id for item in items),
         facts={
-            "kind": config.kind,
+            "kind": kind,
+            "search": {} if kind == "flat" else default_parameters(kind, lists),
             "dimension": vectors_Nd.shape[1],
             "metric": "cosine",
             "features": store.uri,
@@ -206,11 +228,15 @@ def _check_finite(vectors_Nd: Float32, store: FeatureStore) -> None:
         )
 
 
-def _write_shard(folder: Folder, shard: int, members: Sequence[tuple[int, GalleryItem]], vectors_Md: Float32) -> None:
+def _flat(members: Sequence[tuple[int, GalleryItem]], vectors_Md: Float32) -> Any:
     numbers_M = np.array([number for number, _ in members], dtype=np.int64)
     index = faiss.IndexIDMap2(faiss.IndexFlatIP(vectors_Md.shape[1]))
     index.add_with_ids(np.ascontiguousarray(vectors_Md), numbers_M)
+    return index
+
+
+def _write_shard(folder: Folder, shard: int, members: Sequence[tuple[int, GalleryItem]], index: Any) -> None:
     with folder.writing(items_name(shard)) as path:
-        write_items(path, [item for _, item in members], numbers_M.tolist())
+        write_items(path, [item for _, item in members], [number for number, _ in members])
     with folder.writing(index_name(shard)) as path:
         faiss.write_index(index, path)

@@ -53,8 +53,11 @@ class IndexConfig(Config):
     """Model bundle whose M_Q projects the features."""
     output: str = runtime("")
     """Where the index goes."""
-    kind: Literal["flat"] = "flat"
-    """``flat``: exact inner product over all rows."""
+    kind: Literal["flat", "fp16", "sq8", "ivf-pq", "ivf-rabitq", "hnsw"] = "flat"
+    """``flat``: exact inner product over all rows. Of the others (docs/index-kinds.md) FAISS proposes rows, whose exact scores decide
+    which of them are found and in which order. Galleries of fewer than 1,024 pictures are flat whatever is named here."""
+    num_lists: int = Field(0, ge=0)
+    """Inverted lists of each shard, for the kinds that have them; 0 takes four times the root of a shard's rows."""
     num_shards: int = Field(1, ge=1, le=1024)
     """Items are spread over the shards by their faiss id."""
     rates: str = runtime("")

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatsearch.errors import FingerprintMismatchError, InputError
-from chatsearch.index.merge import merge_batches
+from chatsearch.index.merge import ShardHits, merge_batches
+from chatsearch.index.search_parameters import SearchParameters
 from chatsearch.index.shard import IndexShard, shard_of
 from chatsearch.index.vectors import Exclusions
 from chatsearch.kinds import GALLERY_INDEX
@@ -43,7 +44,7 @@ def open_index(uri: str, mq_fingerprint: str | None = None, *, model: str = "MOD
 
 
 class GalleryIndex:
-    """Exact fan-out search over the shards of one index."""
+    """Fan-out search over the shards of one index."""
 
     def __init__(self, artefact: Artefact) -> None:
         self.artefact = artefact
@@ -90,23 +91,32 @@ class GalleryIndex:
             )
         return item
 
-    def search(self, queries_BD: NDArray[np.floating], k: int, exclude: Exclusions = ()) -> list[list[Hit]]:
+    def search(
+        self,
+        queries_BD: NDArray[np.floating],
+        k: int,
+        exclude: Exclusions = (),
+        parameters: SearchParameters | None = None,
+    ) -> list[list[Hit]]:
         """The best ``k`` items of every query: all there are when ``k`` exceeds them.
 
         Args:
             queries_BD: query embeddings of the model the index was built with.
             k: number of hits wanted.
             exclude: content hashes to leave out, one collection per query; every item that shows such a picture is left out.
+            parameters: how far to look in an approximate index; None as its build set it.
 
         Returns:
             For each query its hits, score descending, then item id.
 
         Raises:
-            InputError: for a bad ``k``, query or exclusion list.
+            InputError: for a bad ``k``, query or exclusion list, or a parameter that this kind of index does not take.
         """
-        if len(self._shards) == 1:
-            return merge_batches([self._shards[0].search(queries_BD, k, exclude)], k)
-        return merge_batches(list(self._pool.map(lambda shard: shard.search(queries_BD, k, exclude), self._shards)), k)
+
+        def hits(shard: IndexShard) -> ShardHits:
+            return shard.search(queries_BD, k, exclude, parameters=parameters)
+
+        return merge_batches(list((self._pool.map if len(self._shards) > 1 else map)(hits, self._shards)), k)
 
     def close(self) -> None:
         """Let the threads go; the shards' files close with the last reference to them."""

@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatsearch.errors import ConfigError, CorruptArtefactError
+from chatsearch.index.approximate import keeps_vectors, propose, reach
 from chatsearch.index.items import read_items
 from chatsearch.index.merge import ShardHits
+from chatsearch.index.search_parameters import SearchParameters
 from chatsearch.index.vectors import (
     Exclusions,
     Float32,
@@ -36,6 +38,11 @@ _MAX_GATHERED = 1 << 24
 def index_name(shard: int) -> str:
     """FAISS file of a shard."""
     return f"shards/index-{shard:05d}.faiss"
+
+
+def vectors_name(shard: int) -> str:
+    """Rows of a shard whose FAISS file does not hold them as they are."""
+    return f"shards/vectors-{shard:05d}.npy"
 
 
 def items_name(shard: int) -> str:
@@ -65,12 +72,13 @@ class IndexShard:
         self.items = read_items(artefact.checked_path(items_name(shard)))
         """What the rows stand for, in the order of their faiss ids."""
         self._index = _read_index(index_path)
-        self._faiss_ids_N = faiss.vector_to_array(self._index.id_map)
-        if self.items.faiss_ids_N is None or not np.array_equal(self.items.faiss_ids_N, self._faiss_ids_N):
-            raise CorruptArtefactError(
-                f"Shard {shard} of {artefact.uri}: the item table and the FAISS file name different ids. Build the index again."
-            )
-        self._vectors_ND = _flat_vectors(self._index)
+        self.kind: str = artefact.manifest.facts["kind"]
+        self._defaults: dict[str, int] = artefact.manifest.facts.get("search", {})
+        self._faiss_ids_N = self._faiss_ids(artefact)
+        if keeps_vectors(self.kind):
+            self._vectors_ND = _held_vectors(self._index)
+        else:
+            self._vectors_ND = np.load(artefact.checked_path(vectors_name(shard)), mmap_mode="r", allow_pickle=False)
         self._id_order_N = self.items.id_order()
 
     @classmethod
@@ -91,30 +99,48 @@ class IndexShard:
         row = self.items.row_of(faiss_id)
         return None if row < 0 else self.items.item(row)
 
+    def _faiss_ids(self, artefact: Artefact) -> NDArray[np.int64]:
+        """In the order of the rows. A flat index names them itself; the others number their rows."""
+        held_N = self.items.faiss_ids_N
+        named_N: Any = faiss.vector_to_array(self._index.id_map) if self.kind == "flat" else held_N
+        if held_N is None or len(held_N) != self._index.ntotal or not np.array_equal(held_N, named_N):
+            raise CorruptArtefactError(
+                f"Shard {self.shard} of {artefact.uri}: the item table and the FAISS file name different ids. Build the index again."
+            )
+        return held_N
+
     def search(
         self,
         queries_BD: NDArray[np.floating],
         k: int,
         exclude: Exclusions = (),
         dead_N: NDArray[np.bool_] | None = None,
+        parameters: SearchParameters | None = None,
     ) -> ShardHits:
         """The best ``k`` items of every query in this shard: all there are when ``k`` exceeds them.
 
-        FAISS proposes; the exact score decides. Its float32 scores depend on batch and shard in the last bits, so candidates are
-        fetched until none that was left out could still belong to the answer.
+        FAISS proposes; the exact score decides. The float32 scores of a flat index depend on batch and shard in the last bits, so
+        candidates are fetched until none that was left out could still belong to the answer. An approximate index may leave out
+        items of the answer, but gives ``k`` of them where there are so many.
 
         Args:
             queries_BD: query embeddings of the model the index was built with.
             k: number of hits wanted.
             exclude: content hashes to leave out, one collection per query.
             dead_N: rows that count as not there, for all queries; None where all count.
+            parameters: how far to look in an approximate index; None as its build set it.
 
         Raises:
-            InputError: for a bad ``k``, query or exclusion list.
+            InputError: for a bad ``k``, query or exclusion list, or a parameter that this kind of index does not take.
         """
         k = check_k(k)
         queries_BD = check_queries(queries_BD, self.dimension)
         exclusions = check_exclusions(exclude, len(queries_BD))
+        parameters = (parameters or SearchParameters()).over(self._defaults, self.kind)
+        if self.kind != "flat":
+            return ShardHits(
+                self.version, self.shard, tuple(self._approximate(queries_BD, k, exclusions, dead_N, parameters))
+            )
         answers: list[tuple[Hit, ...]] = [()] * len(queries_BD)
         num_alive = len(self) - (0 if dead_N is None else int(np.count_nonzero(dead_N)))
         wanted = k + _SPARE + max((len(hashes) for hashes in exclusions), default=0)
@@ -165,17 +191,47 @@ class IndexShard:
             answers.append(hits if settled else None)
         return answers
 
+    def _approximate(
+        self,
+        queries_BD: Float32,
+        k: int,
+        exclusions: list[frozenset[str]],
+        dead_N: NDArray[np.bool_] | None,
+        parameters: SearchParameters,
+    ) -> list[tuple[Hit, ...]]:
+        """Answers from what FAISS proposes; of queries that lack hits, from further away, and at last from all rows."""
+        assert parameters.num_reranked is not None
+        alive_N = np.ones(len(self), dtype=np.bool_) if dead_N is None else ~dead_N
+        num_alive = int(np.count_nonzero(alive_N))
+        wanted = k + max((len(hashes) for hashes in exclusions), default=0)
+        answers: list[tuple[Hit, ...]] = [()] * len(queries_BD)
+        open_P = list(range(len(queries_BD))) if num_alive else []
+        attempt: SearchParameters | None = parameters
+        while open_P and attempt is not None and wanted < num_alive:
+            fetch = min(max(parameters.num_reranked, wanted), num_alive)
+            selected_N = None if num_alive == len(self) else alive_N
+            rows_PK = propose(self._index, queries_BD[open_P], fetch, selected_N, attempt)
+            for query, rows_K in zip(open_P, rows_PK, strict=True):
+                answers[query] = self._rank(rows_K[rows_K >= 0], queries_BD[query], k, exclusions[query])
+            open_P = [query for query in open_P if len(answers[query]) < k]
+            attempt = attempt.wider(reach(self._index, attempt))
+        for query in open_P:
+            answers[query] = self._rank(np.flatnonzero(alive_N), queries_BD[query], k, exclusions[query])
+        return answers
+
     def _rank_alive(
         self, queries_BD: Float32, k: int, exclusions: list[frozenset[str]], alive_N: NDArray[np.bool_]
     ) -> tuple[tuple[Hit, ...], ...]:
         """Answers from all living rows, where they are too few to be looked for among the dead."""
         rows_K = np.flatnonzero(alive_N)
-        answers = []
-        for query_D, exclude in zip(queries_BD, exclusions, strict=True):
-            scores_K = exact_scores(self._vectors_ND[rows_K], query_D)
-            best_K = np.lexsort((self._id_order_N[rows_K], -scores_K))
-            answers.append(self._best(rows_K[best_K], scores_K[best_K], k, exclude))
-        return tuple(answers)
+        queries = zip(queries_BD, exclusions, strict=True)
+        return tuple(self._rank(rows_K, query_D, k, exclude) for query_D, exclude in queries)
+
+    def _rank(self, rows_K: NDArray[np.int64], query_D: Float32, k: int, exclude: frozenset[str]) -> tuple[Hit, ...]:
+        """The best of some rows by their exact scores."""
+        scores_K = exact_scores(self._vectors_ND[rows_K], query_D)
+        best_K = np.lexsort((self._id_order_N[rows_K], -scores_K))
+        return self._best(rows_K[best_K], scores_K[best_K], k, exclude)
 
     def _best(self, rows_K: NDArray[np.int64], scores_K: Float32, k: int, exclude: frozenset[str]) -> tuple[Hit, ...]:
         hits: list[Hit] = []
@@ -194,9 +250,9 @@ def _read_index(path: str) -> Any:
     return faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC)
 
 
-def _flat_vectors(index: Any) -> Float32:
-    """View of the vectors inside a flat index under an id map, (N, D), in the order of the id map."""
-    flat: Any = faiss.downcast_index(index.index)
+def _held_vectors(index: Any) -> Float32:
+    """View of the vectors inside a flat index under an id map or of a graph, (N, D), in the order of the rows."""
+    flat: Any = faiss.downcast_index(index.storage if hasattr(index, "storage") else index.index)
     if flat.ntotal == 0:
         return np.empty((0, flat.d), np.float32)
     return faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)

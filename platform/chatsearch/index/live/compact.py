@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +27,7 @@ from chatsearch.index.live.log import Log
 from chatsearch.index.live.pinned import open_pinned, pin
 from chatsearch.index.live.state import Base, Lineage, Version
 from chatsearch.index.vectors import Float32
-from chatsearch.kinds import FEATURE_STORE
+from chatsearch.kinds import FEATURE_STORE, GALLERY_INDEX
 from chatsearch.manifest import Artefact, begin_output, hash_ids
 from chatsearch.storage import Folder
 from chatsearch.types import GalleryItem
@@ -117,7 +118,11 @@ def build_base(work: Compaction) -> Compacted:
     folder = log.folder.child(work.name)
     features = _write_features(log, work, catalogue, folder.child("features"))
     config = IndexConfig(
-        features=features.uri, model=work.model, output=folder.child("index").uri, num_shards=work.num_shards
+        features=features.uri,
+        model=work.model,
+        output=folder.child("index").uri,
+        num_shards=work.num_shards,
+        **_as_built(log, work.version),
     )
     index = build_index(config)
     base = Base(
@@ -166,6 +171,14 @@ def _write_features(log: Log, work: Compaction, catalogue: Catalogue, folder: Fo
             "images": list(held.manifest.facts["images"]) if held else [],
         },
     )
+
+
+def _as_built(log: Log, version: Version) -> dict[str, Any]:
+    """Kind and lists that the base's index was asked for; nothing where there is no base."""
+    if version.base is None:
+        return {}
+    held = open_pinned(log.folder, version.base.index, GALLERY_INDEX).manifest.config
+    return {name: held[name] for name in ("kind", "num_lists") if name in held}
 
 
 def _base_store(gallery: Folder, version: Version) -> Artefact | None:

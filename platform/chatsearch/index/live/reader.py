@@ -22,6 +22,7 @@ from chatsearch.index.live.model_lock import ModelLock
 from chatsearch.index.live.state import State, Version
 from chatsearch.index.live.view import View
 from chatsearch.index.merge import ShardHits
+from chatsearch.index.search_parameters import SearchParameters
 from chatsearch.index.shard import IndexShard
 from chatsearch.index.vectors import Exclusions
 from chatsearch.storage import Folder
@@ -98,12 +99,24 @@ class LiveGallery:
         """Newest state, with the snapshots."""
         return self._state
 
-    def search(self, queries_BD: NDArray[np.floating], k: int, exclude: Exclusions = ()) -> list[list[Hit]]:
+    def search(
+        self,
+        queries_BD: NDArray[np.floating],
+        k: int,
+        exclude: Exclusions = (),
+        parameters: SearchParameters | None = None,
+    ) -> list[list[Hit]]:
         """See :meth:`chatsearch.index.gallery.GalleryIndex.search`; deleted items are never found."""
-        return self.view.search(queries_BD, k, exclude, self._pool)
+        return self.view.search(queries_BD, k, exclude, self._pool, parameters)
 
     def shard_hits(
-        self, queries_BD: NDArray[np.floating], k: int, exclude: Exclusions = (), *, at: int | None = None
+        self,
+        queries_BD: NDArray[np.floating],
+        k: int,
+        exclude: Exclusions = (),
+        parameters: SearchParameters | None = None,
+        *,
+        at: int | None = None,
     ) -> ShardHits:
         """The same for a process that serves some shards, with the version it answered from.
 
@@ -111,6 +124,7 @@ class LiveGallery:
             queries_BD: query embeddings.
             k: number of hits wanted.
             exclude: content hashes to leave out, one collection per query.
+            parameters: how far to look in an approximate base; None as its build set it.
             at: version to answer from, so that the answers of several processes belong together; None takes the newest.
 
         Raises:
@@ -124,7 +138,7 @@ class LiveGallery:
             raise InputError(
                 f"Version {at} of the gallery is not held; this reader has {', '.join(map(str, views))}. Ask for one of them."
             )
-        hits = view.search(queries_BD, k, exclude, self._pool)
+        hits = view.search(queries_BD, k, exclude, self._pool, parameters)
         version = f"{self._last.header.gallery}@{view.version.number}"
         return ShardHits(version, min(self._shards or (0,)), tuple(map(tuple, hits)))
 

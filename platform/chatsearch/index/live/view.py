@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from chatsearch.index.live.segment import SegmentView
 from chatsearch.index.live.state import Version
 from chatsearch.index.merge import merge_hits
+from chatsearch.index.search_parameters import SearchParameters
 from chatsearch.index.shard import IndexShard, shard_of
 from chatsearch.index.vectors import Exclusions, check_exclusions, check_k, check_queries
 from chatsearch.types import GalleryItem, Hit, faiss_id
@@ -42,17 +43,25 @@ class View:
         row = items.row_of(number)
         return items.item(row) if row >= 0 and not self.dead[shard][row] and items.item_id(row) == item_id else None
 
-    def search(self, queries_BD: NDArray[np.floating], k: int, exclude: Exclusions, pool: Executor) -> list[list[Hit]]:
+    def search(
+        self,
+        queries_BD: NDArray[np.floating],
+        k: int,
+        exclude: Exclusions,
+        pool: Executor,
+        parameters: SearchParameters | None = None,
+    ) -> list[list[Hit]]:
         """The best ``k`` live items of every query, score descending, then item id: all there are when ``k`` exceeds them.
 
         Raises:
-            InputError: for a bad ``k``, query or exclusion list.
+            InputError: for a bad ``k``, query or exclusion list, or a parameter that the base's kind of index does not take.
         """
         k = check_k(k)
         unit_BD = check_queries(queries_BD, self.version.lineage.dimension)
         exclusions = check_exclusions(exclude, len(queries_BD))
         found = pool.map(
-            lambda shard: self.shards[shard].search(queries_BD, k, exclusions, self.dead[shard]).queries, self.shards
+            lambda shard: self.shards[shard].search(queries_BD, k, exclusions, self.dead[shard], parameters).queries,
+            self.shards,
         )
         parts = [self.segment.search(unit_BD, k, exclusions), *found]
         return [merge_hits(hits, k) for hits in zip(*parts, strict=True)]

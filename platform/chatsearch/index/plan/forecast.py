@@ -55,9 +55,13 @@ def array_bytes(n: int, feature_dimension: int, dimension: int, *, num_shards: i
     return 3 * 4 * n * feature_dimension + vectors + max(block, vectors, 2 * vectors // num_shards)
 
 
-def forecast_beside_actual(forecast: BuildFigures, actual: BuildFigures, rates: Rates) -> dict[str, Any]:
-    """Both as the manifest's facts hold them. They tell of a run, so they are no part of any fingerprint."""
-    return {"forecast": asdict(forecast), "actual": asdict(actual), "rates": rates.item_seconds.source}
+def forecast_beside_actual(forecast: BuildFigures | None, actual: BuildFigures, rates: Rates) -> dict[str, Any]:
+    """Both as the manifest's facts hold them. They tell of a run, so they are no part of any fingerprint.
+
+    Only flat indices are forecast.
+    """
+    held = {"forecast": asdict(forecast), "rates": rates.item_seconds.source} if forecast else {}
+    return {**held, "actual": asdict(actual)}
 
 
 def rates_at(path: str) -> Rates:

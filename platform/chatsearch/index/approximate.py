@@ -1,0 +1,117 @@
+"""Approximate kinds of index: FAISS proposes rows, exact scores decide elsewhere.
+
+Shape suffixes: B queries, K rows proposed per query, N rows of a shard, S rows of a sample, D retrieval dimension.
+
+    fp16         scalar quantiser of 16 bits, all rows looked at
+    sq8          scalar quantiser of 8 bits, all rows looked at
+    ivf-pq       inverted lists, product quantiser of D / 4 bytes
+    ivf-rabitq   inverted lists, RaBitQ of 2 bits a number (arXiv 2405.12497, 2409.09913)
+    hnsw         navigable graph of 32 links over float32 rows (arXiv 1603.09320)
+
+Rows are numbered as they were added. Lists and code books are trained once for all shards of a gallery.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from chatsearch.index.search_parameters import SearchParameters
+from chatsearch.index.vectors import Float32
+
+MIN_ROWS = 1024
+"""A smaller gallery is flat whatever kind is wanted: it is searched as fast, and there is too little to train on."""
+_LINKS = 32
+_EF_CONSTRUCTION = 100
+_SAMPLED_PER_LIST = 64
+_LEAST_SAMPLE = 10_000
+_SEED = 0
+_FAISS: Any = faiss
+"""Its annotations are those of C++: they know neither keywords nor arrays."""
+
+
+def num_lists(num_rows: int) -> int:
+    """Inverted lists of a shard: four times the root of its rows, as FAISS' guidelines have it, and never nearly empty ones."""
+    return max(1, min(round(4 * math.sqrt(num_rows)), num_rows // 40))
+
+
+def sample_rows(num_rows: int, lists: int) -> NDArray[np.int64]:
+    """Rows to train with, a seeded draw in ascending order."""
+    wanted = min(num_rows, max(_LEAST_SAMPLE, _SAMPLED_PER_LIST * lists))
+    return np.sort(np.random.default_rng(_SEED).choice(num_rows, wanted, replace=False))
+
+
+def trained(kind: str, sample_SD: Float32, lists: int) -> Any:
+    """An empty FAISS index that has learnt from a sample what all shards share."""
+    dimension = sample_SD.shape[1]
+    index: Any = faiss.index_factory(dimension, _factory_string(kind, dimension, lists), faiss.METRIC_INNER_PRODUCT)
+    if kind == "hnsw":
+        index.hnsw.efConstruction = _EF_CONSTRUCTION
+    index.train(np.ascontiguousarray(sample_SD))
+    return index
+
+
+def filled(empty: Any, rows_ND: Float32) -> Any:
+    """A copy of a trained index with the rows of one shard."""
+    index = faiss.clone_index(empty)
+    index.add(np.ascontiguousarray(rows_ND))
+    return index
+
+
+def default_parameters(kind: str, lists: int) -> dict[str, int]:
+    """What a search goes by that says nothing; chosen for recall before speed."""
+    if kind.startswith("ivf"):
+        return {"nprobe": max(8, lists // 16), "num_reranked": 200}
+    return {"ef_search": 128, "num_reranked": 100} if kind == "hnsw" else {"num_reranked": 100}
+
+
+def keeps_vectors(kind: str) -> bool:
+    """Whether the FAISS file holds the rows as they are; else they lie in a file beside it."""
+    return kind in ("flat", "hnsw")
+
+
+def propose(
+    index: Any, queries_BD: Float32, fetch: int, alive_N: NDArray[np.bool_] | None, parameters: SearchParameters
+) -> NDArray[np.int64]:
+    """The rows that seem best for every query, (B, K), -1 where no more was found.
+
+    Args:
+        index: of one shard.
+        queries_BD: unit vectors.
+        fetch: K.
+        alive_N: rows that count; None where all do.
+        parameters: all that its kind takes.
+    """
+    bits = None if alive_N is None else np.packbits(alive_N, bitorder="little")
+    selector = None if bits is None else _FAISS.IDSelectorBitmap(bits)  # reads the bits where they are
+    rows_BK: NDArray[np.int64]
+    _, rows_BK = index.search(queries_BD, fetch, params=_faiss_parameters(parameters, selector))
+    return rows_BK
+
+
+def reach(index: Any, parameters: SearchParameters) -> int:
+    """How far a search of a shard can go: its lists, or its rows."""
+    return int(index.nlist) if parameters.nprobe else int(index.ntotal)
+
+
+def _faiss_parameters(parameters: SearchParameters, selector: Any) -> Any:
+    if parameters.nprobe:
+        return _FAISS.SearchParametersIVF(sel=selector, nprobe=parameters.nprobe)
+    if parameters.ef_search:
+        return _FAISS.SearchParametersHNSW(sel=selector, efSearch=parameters.ef_search)
+    return _FAISS.SearchParameters(sel=selector)
+
+
+def _factory_string(kind: str, dimension: int, lists: int) -> str:
+    parts = max(n for n in range(1, max(1, dimension // 4) + 1) if dimension % n == 0)
+    return {
+        "fp16": "SQfp16",
+        "sq8": "SQ8",
+        "ivf-pq": f"IVF{lists},PQ{parts}x8",
+        "ivf-rabitq": f"IVF{lists},RaBitQ2",
+        "hnsw": f"HNSW{_LINKS}",
+    }[kind]
