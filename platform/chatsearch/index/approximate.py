@@ -111,7 +111,7 @@ def _factory_string(kind: str, dimension: int, lists: int) -> str:
     return {
         "fp16": "SQfp16",
         "sq8": "SQ8",
-        "ivf-pq": f"IVF{lists},PQ{parts}x8",
+        "ivf-pq": f"IVF{lists},PQ{parts}x8np",  # np: codes are not sorted for Hamming distances, which takes minutes
         "ivf-rabitq": f"IVF{lists},RaBitQ2",
         "hnsw": f"HNSW{_LINKS}",
     }[kind]
