@@ -37,7 +37,7 @@ def test_the_whole_script_runs_on_the_tiny_shape(tmp_path: Path) -> None:
     for entry in done:
         assert entry["num_steps"] == TINY.num_steps == len(entry["step_ms_runs"])
         assert entry["step_ms_min_max"][0] <= entry["step_ms"] <= entry["step_ms_min_max"][1]
-        assert entry["slots_per_s"] > entry["tokens_per_s"] > entry["images_per_s"] > 0
+        assert entry["slots_per_s"] >= entry["tokens_per_s"] > entry["images_per_s"] > 0  # equal where rows are full
         assert 0 < entry["mfu"] < entry["hfu"] < 1
     packed, padded = ([e for e in done if e["layout"] == layout] for layout in ("packed", "padded"))
     assert min(e["slot_fill"] for e in packed) > max(e["slot_fill"] for e in padded)
