@@ -66,7 +66,8 @@ def _lines(stream: io.BufferedReader) -> Iterator[bytes | None]:
 
 def _zipped_lines(file: io.RawIOBase) -> Iterator[bytes | None]:
     with zipfile.ZipFile(cast(IO[bytes], _BoundedReader(file, _BUFFER_BYTES))) as archive:
-        members = [member for member in archive.infolist() if not member.is_dir()]
+        # Not is_dir(), which fails on the empty name that a damaged archive may hold.
+        members = [member for member in archive.infolist() if not member.filename.endswith("/")]
         if len(members) != 1 or not members[0].filename.endswith(".jsonl"):
             raise BrokenShardError(f"{len(members)} files in the archive; a shard holds one, a .jsonl")
         member = members[0]

@@ -9,7 +9,7 @@ import pytest
 from chatsearch.corpora import json_shards
 from chatsearch.corpora.json_shards import BrokenShardError, shard_lines
 from chatsearch.storage import Folder
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 LINES = [b'{"n": %d, "text": "%s"}\n' % (n, b"words " * n) for n in range(50)]
@@ -108,6 +108,7 @@ def test_number_of_lines_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 ARCHIVE = zipped(("s.jsonl", b"".join(LINES)))
 
 
+@example(place=ARCHIVE.rindex(b"s.jsonl"), value=0, cut=False)  # a member without a name
 @given(place=st.integers(0, len(ARCHIVE) - 1), value=st.integers(0, 255), cut=st.booleans())
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damage_is_a_broken_shard_or_none_at_all(tmp_path: Path, place: int, value: int, cut: bool) -> None:
