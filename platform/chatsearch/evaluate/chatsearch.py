@@ -6,7 +6,8 @@ What is varied, and named in every result:
 - context pictures: dropped from their own query's ranking (``R@K``), or left in (``context_kept``);
 - ties: counted against the query (``R@K``), or for it (``optimistic``);
 - pipeline: ``pipelines`` splits the queries by how they were made, each also against that pipeline's own targets, since
-  targets of two sources can be told apart without reading the query.
+  targets of two sources can be told apart without reading the query;
+- history: ``beside_i`` sets each query of m beside the one of i that is its last round, by pipeline of m: what history adds.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chatsearch.errors import MissingInputError
 from chatsearch.evaluate.methods import Method
@@ -73,6 +75,7 @@ class ChatSearchEvaluation:
         """All results of one method: by sub-task, then gallery; and its averages."""
         vectors_Nd = method.gallery(self._features.matrix(self._all.hashes, what="encode the gallery"))
         results: dict[str, Any] = {}
+        ranks: dict[str, NDArray[np.int64]] = {}
         for name, queries in self.tasks.items():
             if not method.applies_to(name):
                 results[name] = None
@@ -81,7 +84,27 @@ class ChatSearchEvaluation:
             results[name] = {
                 which: self._cell(self._galleries[name][which], vectors_Nd, queries, queries_Qd) for which in GALLERIES
             }
+            ranks[name] = self._ranks(self._all, vectors_Nd, queries, queries_Qd, drop=True).pessimistic_Q
+        if "i" in ranks and "m" in ranks:
+            results["m"]["all"]["beside_i"] = self._beside_i(ranks["i"], ranks["m"])
         return {**results, "average": self._averages(results)}
+
+    def _beside_i(self, ranks_i: NDArray[np.int64], ranks_m: NDArray[np.int64]) -> dict[str, Any]:
+        """By pipeline of m: recalls of its queries in the whole gallery, and of those of i that are their last rounds."""
+        place_of = {_last_round(query): place for place, query in enumerate(self.tasks["i"])}
+        pairs: dict[str, list[tuple[int, int]]] = {}
+        for place, query in enumerate(self.tasks["m"]):
+            if _last_round(query) in place_of:
+                pairs.setdefault(query.pipeline or "unknown", []).append((place_of[_last_round(query)], place))
+        found = {}
+        for pipeline in sorted(pairs):
+            at_i, at_m = (list(places) for places in zip(*pairs[pipeline], strict=True))
+            found[pipeline] = {
+                "num_queries": len(at_m),
+                "i": recalls(ranks_i[at_i]),
+                "m": recalls(ranks_m[at_m]),
+            }
+        return found
 
     def expected_random(self) -> dict[str, Any]:
         """What uniformly random rankings of the galleries reach in expectation."""
@@ -132,3 +155,8 @@ class ChatSearchEvaluation:
         rows = [self._all.column_of[content_hash] for content_hash in gallery.hashes]
         excluded = [query.images for query in queries] if drop else None
         return rank(gallery, vectors_Nd[rows], queries_Qd, [query.target for query in queries], excluded)
+
+
+def _last_round(query: Query) -> tuple[str, str]:
+    """The last picture that is shown and the one that is wanted: what a query of i is, and a query of m ends in."""
+    return (query.images[-1] if query.images else "", query.target)

@@ -66,6 +66,22 @@ def test_galleries_context_pictures_and_pipelines_are_told_apart():
     }
 
 
+def test_a_query_with_its_history_stands_beside_its_last_round():
+    tasks = {
+        "i": [a_query("i0", "near"), a_query("i1", "far")],
+        "m": [
+            a_query("m0", "far", images=("other", "ref"), pipeline="p2"),
+            a_query("m1", "near"),
+            a_query("m2", "far", images=("ref", "other")),  # another last round than any of i
+        ],
+    }
+    beside = ChatSearchEvaluation(tasks, list(ANGLES), Angles()).measure(Looks())["m"]["all"]["beside_i"]
+    assert {name: pair["num_queries"] for name, pair in beside.items()} == {"p1": 1, "p2": 1}
+    assert beside["p1"]["i"] == beside["p1"]["m"] == {"R@1": 100.0, "R@5": 100.0, "R@10": 100.0}
+    # The same last round; the history drops one more picture from the ranking, though not one behind "far".
+    assert beside["p2"]["i"]["R@1"] == beside["p2"]["m"]["R@1"] == 0.0
+
+
 def test_dropping_the_reference_is_worth_a_place():
     evaluation = ChatSearchEvaluation({"i": [a_query("1", "near")]}, list(ANGLES), Angles())
     cell = evaluation.measure(Looks())["i"]["all"]

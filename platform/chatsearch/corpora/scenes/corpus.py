@@ -93,7 +93,7 @@ class ScenesCorpus:
         target = sample.scenes[-1]
         attributes = {
             "sub_task": kind.value.removeprefix("chatsearch_"),
-            "pipeline": "scenes",
+            "pipeline": sample.pipeline,
             "target_id": target.item_id,
             "stated": json.dumps([[fact.to_list() for fact in facts] for facts in sample.stated]),
             "wanted": json.dumps([fact.to_list() for fact in sample.wanted]),

@@ -35,6 +35,8 @@ class ChatSample:
     """What the description says wrongly before it says it rightly."""
     edits: list[list[Edit]] = field(default_factory=list)
     """What each instruction changes, from one picture of the dialogue to the next."""
+    pipeline: str = "scenes"
+    """How it was made, where there are several ways."""
 
     @property
     def scenes(self) -> list[Scene]:
@@ -134,7 +136,8 @@ def _earlier(key: WorldKey, reference: Scene, rng: random.Random) -> tuple[Scene
 def m_sample(key: WorldKey, index: int) -> ChatSample:
     """Text rounds that end in a picture the user accepts, at times one change of it, then an instruction and the target.
 
-    A late instruction may refer back: "give it the colour i asked for first".
+    A late instruction may refer back: "give it the colour i asked for first". Such a dialogue is of the pipeline
+    ``scenes/refers-back``; one with a change on the way of ``scenes/two-changes``, any other of ``scenes/plain``.
     """
     reference, edits = _reference_and_edits(key, Kind.M, index)
     rng = key.rng(Kind.M, index, "words")
@@ -160,7 +163,12 @@ def m_sample(key: WorldKey, index: int) -> ChatSample:
         turns.append((Role.USER, instruction(reference, edits, rng, MAX_I_WORDS + 4, said=said)))
         turns.append((Role.ASSISTANT, apply(reference, edits)))
         sample = ChatSample(
-            turns, description.stated, description.wanted, description.slip, ([[step[1]]] if step else []) + [edits]
+            turns,
+            description.stated,
+            description.wanted,
+            description.slip,
+            ([[step[1]]] if step else []) + [edits],
+            f"scenes/{'refers-back' if said else 'two-changes' if step else 'plain'}",
         )
         if num_words(*sample.texts) <= MAX_M_WORDS:
             return sample

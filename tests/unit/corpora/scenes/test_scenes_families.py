@@ -154,9 +154,14 @@ def test_held_out_m_is_i_with_history(key: WorldKey) -> None:
     assert not any(same) if key.split == "train" else all(same)
 
 
-def test_history_refers_back_at_times() -> None:
-    texts = [" ".join(sample.texts) for sample in samples(WorldKey(0, "train"), Kind.M)]
-    assert any("the colour i named first" in text or "first colour after all" in text for text in texts)
+def test_history_refers_back_at_times_and_the_pipeline_says_so(key: WorldKey) -> None:
+    found = samples(key, Kind.M)
+    for sample in found:
+        last = sample.texts[-1]
+        back = "the colour i named first" in last or "the first colour after all" in last
+        expected = "refers-back" if back else "two-changes" if len(sample.edits) == 2 else "plain"
+        assert sample.pipeline == f"scenes/{expected}"
+    assert len({sample.pipeline for sample in found}) == 3
 
 
 def test_facts_round_trip() -> None:
