@@ -8,6 +8,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from chatsearch.session import prepare_environment
+
 from tests.benchmarks.harness import Result, cpu_times, steal_since, write
 
 HERE = Path(__file__).parent
@@ -20,6 +22,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("runs/bench"))
     parser.add_argument("--only", choices=names)
     arguments = parser.parse_args()
+    prepare_environment()  # before any of them imports Ray, which reads it then
     results: list[Result] = []
     before = cpu_times()
     for name in [arguments.only] if arguments.only else names:
