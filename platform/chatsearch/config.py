@@ -7,11 +7,19 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from chatsearch.errors import ConfigError, UnknownNameError
 
 C = TypeVar("C", bound="Config")
+
+
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, str) and value else value or ()
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+"""Any number of URIs or other names; one may be given as it is: ``--set gallery=URI``."""
 
 
 def runtime(default: Any, **kwargs: Any) -> Any:

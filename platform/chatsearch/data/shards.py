@@ -12,7 +12,7 @@ import functools
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -125,6 +125,19 @@ class DocumentShards:
             for part in range(len(self._parts))
         ]
         return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+
+    def showing(self, indices_N: NDArray[np.int64], hashes: Sequence[str]) -> tuple[NDArray[np.int64], int]:
+        """Those of some documents that show one of some pictures, ascending, and how many of the pictures they show."""
+        wanted = pa.array(sorted(set(hashes)), pa.string())
+        documents, shown = [np.zeros(0, dtype=np.int64)], set[str]()
+        for part in range(len(self._parts)):
+            segments = self._table(part)["segments"].combine_chunks()
+            pictures = segments.flatten().field("image")
+            of_S = pc.list_parent_indices(segments).to_numpy(zero_copy_only=False) + self._starts[part]
+            found_S = pc.is_in(pictures, wanted).to_numpy(zero_copy_only=False) & np.isin(of_S, indices_N)
+            documents.append(np.unique(of_S[found_S]))
+            shown.update(pc.unique(pictures.filter(pa.array(found_S))).to_pylist())
+        return np.concatenate(documents), len(shown)
 
     def _table(self, part: int) -> pa.Table:
         # Two threads may read a part at once; they store equal tables, so no lock is needed.

@@ -18,6 +18,7 @@ from chatsearch.corpora.images import decode_rgb
 from chatsearch.data.coin import Coin
 from chatsearch.data.config import StreamConfig
 from chatsearch.data.example import Example, build_example
+from chatsearch.data.leaks import leaks
 from chatsearch.data.pack import Batch, pack
 from chatsearch.data.plan import Sample, StepPlan, permutation, rank_slice
 from chatsearch.data.shards import DocumentShards
@@ -55,6 +56,7 @@ class StepBuilder:
         num_micro_batches: a worker's share of a step comes in so many batches (gradient accumulation).
         num_rows: rows of each batch; None takes as many as needed.
         split: the only split that may be in the shards; None allows all.
+        held_out: document shards; training documents that show one of their pictures are left out.
         preprocess: also deliver pictures, for an encoder that runs online; None delivers content hashes only.
     """
 
@@ -67,6 +69,7 @@ class StepBuilder:
     num_micro_batches: int = 1
     num_rows: int | None = None
     split: str | None = "train"
+    held_out: tuple[str, ...] = ()
     preprocess: Preprocess | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -77,7 +80,7 @@ class StepBuilder:
         """Shards of each stream and the indices of the documents it takes.
 
         Raises:
-            InputError: shards hold documents of another split.
+            InputError: shards hold documents of another split, or everything in them is held out.
             ArtefactError: shards are not there, not finished or damaged.
         """
         sources = []
@@ -85,7 +88,15 @@ class StepBuilder:
             shards = DocumentShards.open(stream.shards)
             if self.split is not None:
                 shards.require_split(self.split)
-            sources.append((shards, taken(shards, stream)))
+            indices = taken(shards, stream)
+            found = leaks(shards, indices, self.held_out)
+            kept = np.setdiff1d(indices, np.concatenate([indices[:0], *(leak.documents_L for leak in found)]))
+            if len(indices) and not len(kept):
+                raise InputError(
+                    f"All {len(indices)} documents that training would take of {stream.shards} show pictures of "
+                    f"{', '.join(self.held_out)}. Name other held_out shards, or train on other documents."
+                )
+            sources.append((shards, kept))
         return sources
 
     @cached_property

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from chatsearch.config import Config, runtime
+from chatsearch.config import Config, Names, runtime
 from chatsearch.data.config import StreamConfig
 from chatsearch.errors import ConfigError
 from chatsearch.kinds import DUAL_ENCODER, FROMAGE
@@ -14,10 +14,6 @@ from chatsearch.model.config import HeadsConfig
 
 Protocol = Literal["chatsearch", "text_to_image", "decision", "interaction"]
 Baseline = Literal["random", "ridge", "dual_encoder", "fromage"]
-
-
-def _as_tuple(value: object) -> object:
-    return (value,) if isinstance(value, str) and value else value or ()
 
 
 class RidgeConfig(Config):
@@ -43,7 +39,7 @@ class EvaluateConfig(Config):
     """Document shards, or a captioned folder (text_to_image)."""
     index: str = runtime("")
     """Gallery index of the model (chatsearch, interaction)."""
-    features: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = runtime(())
+    features: Names = runtime(())
     """Feature stores of the same encoder, to look up pictures that are embedded already (text_to_image)."""
     baseline: str = runtime("")
     """Trained dual encoder; empty leaves that baseline out."""

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from chatsearch.config import Config, runtime
-
-
-def _as_tuple(value: object) -> object:
-    return (value,) if isinstance(value, str) and value else value or ()
+from chatsearch.config import Config, Names, runtime
 
 
 class EmbedConfig(Config):
@@ -19,7 +15,7 @@ class EmbedConfig(Config):
     The input URIs stay out of the fingerprint, which holds the fingerprints of what lies there instead.
     """
 
-    gallery: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = runtime(())
+    gallery: Names = runtime(())
     """Document shards whose pictures are embedded: one URI or several."""
     model: str = runtime("")
     """Model bundle or model weights that carry the frozen vision encoder."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from chatsearch.config import Config, runtime
+from chatsearch.config import Config, Names, runtime
 from chatsearch.data.config import LoaderConfig, StreamConfig
 from chatsearch.errors import ConfigError
 from chatsearch.model.config import Attention, HeadsConfig, LoraConfig, ObjectiveConfig, SceneCnnConfig, SearcherConfig
@@ -99,6 +99,11 @@ class TrainConfig(Config):
     objective: ObjectiveConfig = ObjectiveConfig()
     streams: tuple[StreamConfig, ...] = ()
     """Documents and how many of each go into a global step."""
+    held_out: Names = runtime(())
+    """Document shards that the model is going to be measured on. Before the first step training tells how many of its documents
+    show pictures of theirs, byte for byte."""
+    decontaminate: bool = False
+    """Leave such documents out of training."""
     steps: PositiveInt = 1000
     heads: HeadsConfig = HeadsConfig()
     """Looked at where a stage starts from model weights; a model bundle brings its heads."""
@@ -178,6 +183,8 @@ class TrainConfig(Config):
         content = super().content()
         if not self.lora.rank:
             del content["lora"]  # what is not used decides nothing
+        if not self.decontaminate:
+            del content["decontaminate"]
         return {**content, **({} if self.is_elastic else {"world_size": self.world_size})}
 
     @model_validator(mode="after")
@@ -190,6 +197,10 @@ class TrainConfig(Config):
             raise ConfigError(
                 f"A step of {self.per_step} documents cannot feed {self.world_size} workers x {self.accumulation} "
                 "micro-batches. Raise per_step, or lower num_workers or accumulation."
+            )
+        if self.decontaminate and not self.held_out:
+            raise ConfigError(
+                "decontaminate=true, but no shards are held out. Name those the model is measured on with --set held_out=URI."
             )
         if self.min_workers is not None:
             self._check_range(self.min_workers)

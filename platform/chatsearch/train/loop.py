@@ -162,6 +162,7 @@ def _step_builder(config: TrainConfig, start: Start) -> StepBuilder:
         answer_only=config.answer_only,
         seed=config.seed,
         num_micro_batches=config.accumulation,
+        held_out=config.held_out if config.decontaminate else (),
         preprocess=None if config.features else start.vision.preprocessing,
     )
 

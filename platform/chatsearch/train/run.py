@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from chatsearch.train.disk import check_disk
 if TYPE_CHECKING:
     from chatsearch.train.worker import WorkerJob
 
+logger = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
 _STARTING_KINDS = (MODEL_WEIGHTS, MODEL_BUNDLE)
 
@@ -49,6 +51,7 @@ def train(config: TrainConfig, tracker: Tracker | None = None) -> Artefact:
         return output.finished
     run = fingerprint(MODEL_BUNDLE, config, inputs)
     check_disk(config, _checkpoints(config, run))
+    _tell_leaks(config, tracker)
     made = _run_locally(config, run, tracker) if config.num_workers == 0 else _run_on_ray(config, run, tracker)
     for name, value in made["facts"]["last_step"].items():
         tracker.log_metrics({f"final_{name}": value})
@@ -96,9 +99,35 @@ def check_inputs(config: TrainConfig) -> dict[str, str]:
         inputs["features"] = features.fingerprint
     for number, stream in enumerate(config.streams):
         inputs[f"stream-{number}"] = open_artefact(stream.shards, DOCUMENT_SHARDS).fingerprint
+    for number, uri in enumerate(config.held_out):
+        held_out = open_artefact(uri, DOCUMENT_SHARDS).fingerprint
+        if config.decontaminate:
+            inputs[f"held-out-{number}"] = held_out
     if config.validation.shards:  # decides no weight: it only has to be there
         open_artefact(config.validation.shards, DOCUMENT_SHARDS)
     return inputs
+
+
+def _tell_leaks(config: TrainConfig, tracker: Tracker) -> None:
+    """Say, and record, what training shares with what is held out."""
+    if not config.held_out:
+        return
+    from chatsearch.data.leaks import leaks
+    from chatsearch.data.shards import DocumentShards
+    from chatsearch.data.steps import taken
+
+    opened = [(DocumentShards.open(stream.shards), stream) for stream in config.streams]
+    found = [leak for shards, stream in opened for leak in leaks(shards, taken(shards, stream), config.held_out)]
+    for leak in found:
+        logger.warning(
+            "%s. %s", leak, "They are left out." if config.decontaminate else "decontaminate=true leaves them out."
+        )
+    tracker.log_metrics(
+        {
+            "leaked_pictures": sum(leak.num_pictures for leak in found),
+            "leaked_documents": sum(len(leak.documents_L) for leak in found),
+        }
+    )
 
 
 def _starting_manifest(uri: str) -> Manifest:
@@ -127,6 +156,7 @@ def _located(config: TrainConfig) -> TrainConfig:
             shards=config.validation.shards and resolve(config.validation.shards),
             features=config.validation.features and resolve(config.validation.features),
         ),
+        held_out=tuple(map(resolve, config.held_out)),
         streams=tuple(stream.replace(shards=resolve(stream.shards)) for stream in config.streams),
         output=resolve(config.output),
     )

@@ -56,6 +56,7 @@ class Validator:
             seed=0,
             num_micro_batches=math.ceil(share / _DOCUMENTS_PER_PASS),
             split="val",
+            held_out=(),
         )
         self._trainer = trainer
         self._features = _features(config, trainer)

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from chatsearch.corpora.config import ScenesCounts
 from chatsearch.data.config import StreamConfig
+from chatsearch.data.shards import ImageStore
 from chatsearch.errors import (
     ClusterError,
     ConfigError,
@@ -17,11 +19,13 @@ from chatsearch.errors import (
     IncompleteArtefactError,
     NonFiniteLossError,
 )
+from chatsearch.kinds import DOCUMENT_SHARDS
+from chatsearch.manifest import open_artefact
 from chatsearch.model.bundle import load_bundle
 from chatsearch.model.config import HeadsConfig, ObjectiveConfig
 from chatsearch.model.weights import load_weights, start_searcher
 from chatsearch.testing.tiny import tiny_config
-from chatsearch.testing.training import tiny_training, write_tiny_weights
+from chatsearch.testing.training import tiny_training, write_tiny_shards, write_tiny_weights
 from chatsearch.tracking.tracker import NullTracker
 from chatsearch.train import loop
 from chatsearch.train import trainer as trainer_module
@@ -102,6 +106,35 @@ def test_a_step_costs_what_its_documents_hold(folder: Path) -> None:
     assert volume.images == sum(batch.num_images for batch in batches)
     assert volume.labels == sum(int((batch.labels != -100).sum()) for batch in batches)
     assert 0.0 < seconds < 60.0
+
+
+def test_pictures_of_a_held_out_gallery_are_told_of_and_left_out_on_demand(folder: Path, caplog) -> None:
+    """Half of the captions' pictures are held out: counted, and with ``decontaminate`` in no step and in the fingerprint."""
+    shards = tiny_training(folder).streams[0].shards
+    held_out = str(folder / "held-out")
+    write_tiny_shards(held_out, ScenesCounts(caption=20))
+    assert set(ImageStore.open(held_out).hashes()) < set(ImageStore.open(shards).hashes())
+    made = {}
+    for name, changes in {
+        "plain": {},
+        "told": {"held_out": held_out},
+        "clean": {"held_out": held_out, "decontaminate": True},
+    }.items():
+        recorder = Recorder()
+        made[name] = (
+            train(tiny_training(folder, output=str(folder / f"leak-{name}"), **changes), recorder),
+            recorder.summary,
+        )
+    for name in ("told", "clean"):
+        assert made[name][1]["leaked_documents"] == made[name][1]["leaked_pictures"] == 20
+    assert "leaked_documents" not in made["plain"][1]
+    assert caplog.text.count("20 documents of") == 2
+    assert caplog.text.count("They are left out.") == 1
+    fingerprints = {name: artefact.fingerprint for name, (artefact, _) in made.items()}
+    assert fingerprints["plain"] == fingerprints["told"] != fingerprints["clean"]
+    assert made["clean"][0].manifest.inputs["held-out-0"] == open_artefact(held_out, DOCUMENT_SHARDS).fingerprint
+    with pytest.raises(ConfigError, match="no shards are held out"):
+        tiny_training(folder, decontaminate=True)
 
 
 def test_a_finished_output_is_left_alone(calm, folder: Path) -> None:

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator
-
-from chatsearch.config import Config, runtime
-
-
-def _as_tuple(value: object) -> object:
-    return (value,) if isinstance(value, str) and value else value or ()
-
+from chatsearch.config import Config, Names, runtime
 
 Action = Literal["create", "add", "delete", "compact", "snapshot", "drop", "rollback", "collect", "forget", "describe"]
 
@@ -28,7 +21,7 @@ class GalleryConfig(Config):
     """add: the feature store whose items are added; those that are there are replaced."""
     model: str = runtime("")
     """create, compact: model bundle whose M_Q projects the gallery; none keeps the index's or gallery's own."""
-    items: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = runtime(())
+    items: Names = runtime(())
     """delete: item ids."""
     name: str = runtime("")
     """snapshot, drop, rollback: name of the snapshot; rollback also takes the number of a version that is kept."""
