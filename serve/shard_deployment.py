@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from chatsearch.converse.engine import Ranking
-from chatsearch.errors import FingerprintMismatchError, OverloadedError
+from chatsearch.errors import CorruptArtefactError, FingerprintMismatchError, OverloadedError
 from chatsearch.index.merge import ShardHits, merge_batches
 from chatsearch.index.shard import IndexShard
 from chatsearch.types import GalleryItem, faiss_id
@@ -19,6 +20,8 @@ from serve.calls import named_errors
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
+CANARIES_EVERY_S = 60.0
+
 
 class ShardServer:
     """Serves one shard. Searching changes nothing, so requests run side by side in threads."""
@@ -28,9 +31,32 @@ class ShardServer:
 
         faiss.omp_set_num_threads(1)
         self._shard = IndexShard.open(index, shard)
+        self._checked = time.monotonic()
+        self._problem: CorruptArtefactError | None = None
+
+    async def check_health(self) -> None:
+        """Asked by Ray Serve every few seconds. Once a minute the shard's canaries are asked; a replica that fails is replaced.
+
+        Raises:
+            CorruptArtefactError: the shard answers otherwise than when it was built.
+        """
+        if self._problem is None and time.monotonic() - self._checked >= CANARIES_EVERY_S:
+            try:
+                await asyncio.to_thread(self._shard.check)
+            except CorruptArtefactError as error:
+                self._problem = error
+            self._checked = time.monotonic()
+        if self._problem is not None:
+            raise self._problem
 
     async def search(self, queries_BD: NDArray[np.float32], k: int, exclude: Collection[str]) -> ShardHits:
-        """See :meth:`chatsearch.index.shard.IndexShard.search`; the same exclusions hold for all queries."""
+        """See :meth:`chatsearch.index.shard.IndexShard.search`; the same exclusions hold for all queries.
+
+        Raises:
+            CorruptArtefactError: the shard has failed its canaries and waits to be replaced.
+        """
+        if self._problem is not None:
+            raise self._problem
         return await asyncio.to_thread(self._shard.search, queries_BD, k, [exclude] * len(queries_BD))
 
     async def find(self, item_id: str) -> GalleryItem | None:

@@ -5,6 +5,7 @@ Shape suffixes: N pictures, M items, D width of f_CLS, d retrieval dimension.
     shards/index-00000.faiss      flat: IndexIDMap2 over IndexFlatIP, rows in the order of their faiss ids; other kinds number them
     shards/vectors-00000.npy      the rows as float32, for kinds whose FAISS file holds codes
     shards/items-00000.parquet    item_id, content_hash, metadata (JSON), faiss_id, in the same order
+    shards/canaries-00000.parquet item_id, content_hash, metadata (JSON), vector: rows with known answers
 """
 
 from __future__ import annotations
@@ -26,14 +27,17 @@ from chatsearch.index.approximate import (
     filled,
     keeps_vectors,
     num_lists,
+    propose,
     sample_rows,
     trained,
 )
+from chatsearch.index.canaries import NUM_CANARIES, Canaries, choose, tie, write_canaries
 from chatsearch.index.config import IndexConfig
 from chatsearch.index.features import ITEMS, FeatureStore
-from chatsearch.index.items import check_item_ids, write_items
+from chatsearch.index.items import ItemTable, check_item_ids, items_as_table, write_items
 from chatsearch.index.plan.forecast import BuildFigures, forecast_beside_actual, forecast_build, rates_at
-from chatsearch.index.shard import index_name, items_name, shard_of, vectors_name
+from chatsearch.index.search_parameters import SearchParameters
+from chatsearch.index.shard import canaries_name, index_name, items_name, shard_of, vectors_name
 from chatsearch.index.vectors import Float32, unit_rows
 from chatsearch.index.watch import PeakMemory
 from chatsearch.kinds import GALLERY_INDEX, MODEL_BUNDLE
@@ -158,11 +162,15 @@ def build_index(config: IndexConfig, on_shard: Callable[[int, int], None] | None
     lists = config.num_lists or num_lists(len(items) // config.num_shards)
     empty = None if kind == "flat" else trained(kind, vectors_Nd[sample_rows(len(vectors_Nd), lists)], lists)
     names: list[str] = []
+    ties: list[str] = []
     for shard, members in enumerate(shards):
         rows_M = np.array([store.row_of(item.content_hash) for _, item in members], dtype=np.int64)
         index = _flat(members, vectors_Nd[rows_M]) if empty is None else filled(empty, vectors_Nd[rows_M])
-        _write_shard(output.folder, shard, members, index)
-        names += [index_name(shard), items_name(shard)]
+        table = ItemTable(items_as_table([item for _, item in members], [number for number, _ in members]))
+        canaries = _canaries(index, kind, vectors_Nd[rows_M], table, lists)
+        _write_shard(output.folder, shard, members, index, canaries)
+        ties.append(tie(table, vectors_Nd[rows_M]))
+        names += [index_name(shard), items_name(shard), canaries_name(shard)]
         if not keeps_vectors(kind):
             with output.folder.writing(vectors_name(shard)) as path, open(path, "wb") as file:
                 np.save(file, vectors_Nd[rows_M], allow_pickle=False)
@@ -189,6 +197,7 @@ def build_index(config: IndexConfig, on_shard: Callable[[int, int], None] | None
             "encoder_fingerprint": store.encoder_fingerprint,
             "preprocessing_id": store.preprocessing_id,
             "items_per_shard": [len(members) for members in shards],
+            "ties": ties,
             "build": forecast_beside_actual(forecast, actual, rates),
         },
     )
@@ -235,8 +244,24 @@ def _flat(members: Sequence[tuple[int, GalleryItem]], vectors_Md: Float32) -> An
     return index
 
 
-def _write_shard(folder: Folder, shard: int, members: Sequence[tuple[int, GalleryItem]], index: Any) -> None:
+def _canaries(index: Any, kind: str, vectors_Md: Float32, table: ItemTable, lists: int) -> Canaries:
+    """A few rows of a shard that a search with its defaults finds."""
+    rows = choose(vectors_Md, table.id_order())
+    if kind != "flat" and rows:
+        parameters = SearchParameters(**default_parameters(kind, lists))
+        assert parameters.num_reranked is not None
+        found_CK = propose(index, vectors_Md[rows], min(parameters.num_reranked, len(table)), None, parameters)
+        rows = [row for row, found_K in zip(rows, found_CK, strict=True) if row in found_K]
+    kept = rows[:: max(1, len(rows) // NUM_CANARIES)][:NUM_CANARIES]
+    return Canaries(vectors_Md[kept], tuple(table.item(row) for row in kept))
+
+
+def _write_shard(
+    folder: Folder, shard: int, members: Sequence[tuple[int, GalleryItem]], index: Any, canaries: Canaries
+) -> None:
     with folder.writing(items_name(shard)) as path:
         write_items(path, [item for _, item in members], [number for number, _ in members])
+    with folder.writing(canaries_name(shard)) as path:
+        write_canaries(path, canaries)
     with folder.writing(index_name(shard)) as path:
         faiss.write_index(index, path)

@@ -118,6 +118,11 @@ class GalleryIndex:
 
         return merge_batches(list((self._pool.map if len(self._shards) > 1 else map)(hits, self._shards)), k)
 
+    def check(self) -> None:
+        """See :meth:`chatsearch.index.shard.IndexShard.check`, for every shard."""
+        for shard in self._shards:
+            shard.check()
+
     def close(self) -> None:
         """Let the threads go; the shards' files close with the last reference to them."""
         self._pool.shutdown()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -56,8 +57,6 @@ class ItemTable:
 
     def rows_with(self, what: str) -> list[int]:
         """Rows of the item with this id, or of the items that show the picture with this content hash."""
-        import pyarrow.compute as pc
-
         found = pc.or_(pc.equal(self._item_ids, what), pc.equal(self._hashes, what))
         return np.flatnonzero(found.to_numpy(zero_copy_only=False)).tolist()
 
@@ -65,14 +64,26 @@ class ItemTable:
         """Which picture the item in one row shows."""
         return self._hashes[row].as_py()
 
+    def columns(self) -> Iterator[NDArray[Any]]:
+        """All there is in the table, row by row: ids, then lengths and bytes of each text."""
+        if self.faiss_ids_N is not None:
+            yield np.ascontiguousarray(self.faiss_ids_N)
+        for column in (self._item_ids, self._hashes, self._metadata):
+            yield pc.binary_length(column).to_numpy(zero_copy_only=False)
+            start, stop = (column.buffers()[1] and (_offset(column, 0), _offset(column, len(column)))) or (0, 0)
+            yield np.frombuffer(column.buffers()[2] or b"", np.uint8)[start:stop]
+
     def id_order(self) -> NDArray[np.int64]:
         """Place of each row in the order of the item ids: what breaks ties, as one number."""
-        import pyarrow.compute as pc
-
         rows = pc.sort_indices(self._item_ids).to_numpy()
         order = np.empty(len(rows), np.int64)
         order[rows] = np.arange(len(rows))
         return order
+
+
+def _offset(column: pa.Array, row: int) -> int:
+    """Where the text of a row begins among the bytes of its column."""
+    return int(np.frombuffer(column.buffers()[1], np.int32)[column.offset + row])
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:
@@ -80,8 +91,8 @@ def _column(table: pa.Table, name: str) -> pa.Array:
     return column.chunk(0) if column.num_chunks else pa.array([], column.type)
 
 
-def write_items(path: str, items: Sequence[GalleryItem], faiss_ids: Sequence[int] | None = None) -> None:
-    """Write the table to a local file. The same items give the same bytes."""
+def items_as_table(items: Sequence[GalleryItem], faiss_ids: Sequence[int] | None = None) -> pa.Table:
+    """The items as Arrow columns."""
     columns = [
         pa.array([item.item_id for item in items], pa.string()),
         pa.array([item.content_hash for item in items], pa.string()),
@@ -91,7 +102,12 @@ def write_items(path: str, items: Sequence[GalleryItem], faiss_ids: Sequence[int
     if faiss_ids is not None:
         columns.append(pa.array(faiss_ids, pa.int64()))
         schema = schema.append(_FAISS_ID)
-    pq.write_table(pa.Table.from_arrays(columns, schema=schema), path)
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def write_items(path: str, items: Sequence[GalleryItem], faiss_ids: Sequence[int] | None = None) -> None:
+    """Write the table to a local file. The same items give the same bytes."""
+    pq.write_table(items_as_table(items, faiss_ids), path)
 
 
 def read_items(path: str) -> ItemTable:

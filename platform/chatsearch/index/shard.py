@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from chatsearch.errors import ConfigError, CorruptArtefactError
 from chatsearch.index.approximate import keeps_vectors, propose, reach
+from chatsearch.index.canaries import Canaries, check_tie, read_canaries
 from chatsearch.index.items import read_items
 from chatsearch.index.merge import ShardHits
 from chatsearch.index.search_parameters import SearchParameters
@@ -50,6 +51,11 @@ def items_name(shard: int) -> str:
     return f"shards/items-{shard:05d}.parquet"
 
 
+def canaries_name(shard: int) -> str:
+    """Vectors of a shard whose answers are known."""
+    return f"shards/canaries-{shard:05d}.parquet"
+
+
 def shard_of(faiss_id: int, num_shards: int) -> int:
     """The shard that holds a faiss id: equal ranges of the 63-bit ids, in order."""
     return (faiss_id * num_shards) >> 63
@@ -66,33 +72,53 @@ class IndexShard:
             )
         self.version = artefact.fingerprint
         self.shard = shard
-        self.dimension: int = artefact.manifest.facts["dimension"]
-        # Checked before FAISS sees a byte: its reader trusts sizes in the file.
-        index_path = artefact.checked_path(index_name(shard))
-        self.items = read_items(artefact.checked_path(items_name(shard)))
+        facts = artefact.manifest.facts
+        self.kind: str = facts["kind"]
+        self.dimension: int = facts["dimension"]
+        names = [index_name(shard), items_name(shard)]
+        names += [] if keeps_vectors(self.kind) else [vectors_name(shard)]
+        names += [canaries_name(shard)] if "ties" in facts else []  # indices of earlier versions have neither
+        # All are checked before FAISS sees a byte: its reader trusts sizes in the file.
+        paths = {name: artefact.checked_path(name) for name in names}
+        self.items = read_items(paths[items_name(shard)])
         """What the rows stand for, in the order of their faiss ids."""
-        self._index = _read_index(index_path)
-        self.kind: str = artefact.manifest.facts["kind"]
-        self._defaults: dict[str, int] = artefact.manifest.facts.get("search", {})
+        self._index = _read_index(paths[index_name(shard)])
+        self._defaults: dict[str, int] = facts.get("search", {})
         self._faiss_ids_N = self._faiss_ids(artefact)
         if keeps_vectors(self.kind):
             self._vectors_ND = _held_vectors(self._index)
         else:
-            self._vectors_ND = np.load(artefact.checked_path(vectors_name(shard)), mmap_mode="r", allow_pickle=False)
+            self._vectors_ND = np.load(paths[vectors_name(shard)], mmap_mode="r", allow_pickle=False)
         self._id_order_N = self.items.id_order()
+        self._where = f"Shard {shard} of {artefact.uri}"
+        self._canaries: Canaries | None = None
+        if canaries_name(shard) in paths:
+            check_tie(facts["ties"][shard], self.items, self._vectors_ND, where=self._where)
+            self._canaries = read_canaries(paths[canaries_name(shard)])
+            self.check()
 
     @classmethod
     def open(cls, index: Artefact | str, shard: int) -> IndexShard:
         """Open one shard of an index.
 
         Raises:
-            ArtefactError: if there is no finished index or a file of the shard is damaged.
+            ArtefactError: if there is no finished index, a file of the shard is damaged, or its vectors and items do not belong
+                together.
             ConfigError: if the index has no such shard.
         """
         return cls(open_artefact(index, GALLERY_INDEX) if isinstance(index, str) else index, shard)
 
     def __len__(self) -> int:
         return len(self._faiss_ids_N)
+
+    def check(self) -> None:
+        """Ask what the shard is known to answer. Cheap: a few queries.
+
+        Raises:
+            CorruptArtefactError: it answers otherwise now.
+        """
+        if self._canaries is not None and len(self._canaries.items):
+            self._canaries.check(self.search(self._canaries.vectors_CD, 1).queries, where=self._where)
 
     def find(self, faiss_id: int) -> GalleryItem | None:
         """The item with a faiss id, or None."""

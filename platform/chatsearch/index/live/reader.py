@@ -32,6 +32,7 @@ KEPT_VIEWS = 8
 """Versions that can still be asked for, so that several processes can answer from the same one."""
 _ATTEMPTS = 5
 _LIST_EVERY_S = 5.0
+CANARIES_EVERY_S = 60.0
 
 
 class LiveGallery:
@@ -54,6 +55,8 @@ class LiveGallery:
         self._next_listing = 0.0
         self.problem: ChatSearchError | None = None
         """Why the last refresh failed; the last good view goes on answering."""
+        self._broken: CorruptArtefactError | None = None
+        self._next_check = time.monotonic() + CANARIES_EVERY_S
         self._load()
 
     @classmethod
@@ -106,7 +109,12 @@ class LiveGallery:
         exclude: Exclusions = (),
         parameters: SearchParameters | None = None,
     ) -> list[list[Hit]]:
-        """See :meth:`chatsearch.index.gallery.GalleryIndex.search`; deleted items are never found."""
+        """See :meth:`chatsearch.index.gallery.GalleryIndex.search`; deleted items are never found.
+
+        Raises:
+            CorruptArtefactError: a base shard has failed its canaries and could not be opened anew, see :meth:`check`.
+        """
+        self._refuse_broken()
         return self.view.search(queries_BD, k, exclude, self._pool, parameters)
 
     def shard_hits(
@@ -130,6 +138,7 @@ class LiveGallery:
         Raises:
             InputError: version ``at`` is not here (yet, or any more), or as :meth:`search`.
         """
+        self._refuse_broken()
         if at is not None and at > self.version:
             self.refresh()
         views = self._views
@@ -175,8 +184,24 @@ class LiveGallery:
             self._take_opened()
             return self.version
 
+    def check(self) -> None:
+        """Ask the canaries of all base shards. Where one fails, everything is opened anew, which mends what only memory has lost.
+
+        Raises:
+            CorruptArtefactError: the files are damaged as well. From now on nothing is answered until a check succeeds.
+        """
+        try:
+            for shard in self.view.shards.values():
+                shard.check()
+            self._broken = None
+        except CorruptArtefactError as error:
+            self._broken = error
+            with self._lock:
+                self._load()
+            self._broken = None
+
     def follow(self, poll_s: float = 0.25) -> None:
-        """Refresh in the background: every ``poll_s`` seconds, and at once on :meth:`notify`."""
+        """Refresh in the background: every ``poll_s`` seconds, and at once on :meth:`notify`; check every minute."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, args=(poll_s,), name="live-gallery", daemon=True)
             self._thread.start()
@@ -199,10 +224,17 @@ class LiveGallery:
             self._wake.clear()
             try:
                 self.refresh()
+                if time.monotonic() >= self._next_check or self._broken:
+                    self._next_check = time.monotonic() + CANARIES_EVERY_S
+                    self.check()
                 self.problem = None
             except ChatSearchError as error:
                 self.problem = error
             self._wake.wait(poll_s)
+
+    def _refuse_broken(self) -> None:
+        if self._broken is not None:
+            raise self._broken
 
     def _read_ahead(self) -> list[Entry]:
         """Entries behind the last one, in order."""
