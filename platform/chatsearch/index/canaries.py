@@ -61,7 +61,7 @@ class Canaries:
 def tie(items: ItemTable, vectors_ND: Float32) -> str:
     """One hash of what each row is and where it points to."""
     hasher = hashlib.sha256()
-    for column in items.columns():
+    for column in items.contents():
         hasher.update(column.data)
     columns = np.unique(np.linspace(0, vectors_ND.shape[1] - 1, _NUM_NUMBERS).astype(int))
     hasher.update(np.ascontiguousarray(vectors_ND[:, columns]).data)

@@ -64,7 +64,7 @@ class ItemTable:
         """Which picture the item in one row shows."""
         return self._hashes[row].as_py()
 
-    def columns(self) -> Iterator[NDArray[Any]]:
+    def contents(self) -> Iterator[NDArray[Any]]:
         """All there is in the table, row by row: ids, then lengths and bytes of each text."""
         if self.faiss_ids_N is not None:
             yield np.ascontiguousarray(self.faiss_ids_N)
