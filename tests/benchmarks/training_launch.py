@@ -71,8 +71,6 @@ class _Recorder(NullTracker):
 
 def on_ray(config: TrainConfig) -> Run:
     """The ``train`` job itself."""
-    # Ray's workers give way to everything else on a machine by default; torchrun's do not, and are no measure then.
-    os.environ.setdefault("RAY_worker_niceness", "0")
     recorder = _Recorder()
     with ray_session():
         begin = time.time()
