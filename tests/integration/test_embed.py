@@ -81,6 +81,34 @@ class TestOnRay:
         (score,) = [hit.score for hit in hits if hit.item_id == "item-07"]
         assert score == pytest.approx(float((query_BD @ first.numpy().T)[0, 0]), abs=1e-5)
 
+    def test_every_row_is_what_a_plain_loop_over_the_pictures_gives(
+        self, shards: str, model: str, tmp_path: Path
+    ) -> None:
+        """Goal E5: cosine >= 0.99999 a row, each picture once."""
+        store = FeatureStore(embed(config_for(shards, model, tmp_path / "f", num_actors=2)))
+        vision, images = load_bundle(model).vision, ImageStore.open(shards)
+        with torch.inference_mode():
+            one_by_one = [vision(vision.preprocess(decode_rgb(images.get(name)))[None]).cls_BD for name in store.hashes]
+        cosines = torch.cosine_similarity(torch.cat(one_by_one), torch.from_numpy(store.matrix_ND.copy()))
+        assert float(cosines.min()) >= 0.99999
+        assert sorted(store.hashes) == images.hashes()
+
+    def test_a_new_checkpoint_needs_no_picture_again(self, shards: str, model: str, tmp_path: Path) -> None:
+        """Goal E4: the stored features projected with another M_Q are the index of a gallery that was embedded anew, byte for byte."""
+        later = make_model(tmp_path / "later", seed=7)
+        assert load_bundle(later).mq_fingerprint != load_bundle(model).mq_fingerprint
+        stores = {
+            name: embed(config_for(shards, uri, tmp_path / f"features-{name}"))
+            for name, uri in (("before", model), ("anew", later))
+        }
+        made = {}
+        for name, store in stores.items():
+            index = build_index(
+                IndexConfig(features=store.uri, model=later, output=str(tmp_path / f"index-{name}"), num_shards=2)
+            )
+            made[name] = index.fingerprint, index.manifest.id_hash, contents(tmp_path / f"index-{name}")
+        assert made["before"] == made["anew"]
+
     def test_an_interrupted_job_makes_only_what_is_missing(self, shards: str, model: str, tmp_path: Path) -> None:
         whole = embed(config_for(shards, model, tmp_path / "whole"))
         cut = tmp_path / "cut"
