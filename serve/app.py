@@ -39,7 +39,7 @@ def check_pair(args: ServeArgs) -> ServedPair:
     gallery = GalleryFacts(
         name=GALLERY_NAME,
         num_items=counts["items"],
-        num_shards=counts["shards"],
+        items_per_shard=tuple(facts["items_per_shard"]),
         dimension=facts["dimension"],
         kind=facts["kind"],
         encoder_fingerprint=facts["encoder_fingerprint"],
@@ -65,10 +65,10 @@ def build_app(args: ServeArgs) -> Application:
         serve.deployment(name=f"IndexShard-{number}", **deployment_options(args.shard_scaling, args))(ShardServer).bind(
             args.index, number
         )
-        for number in range(pair.gallery.num_shards)
+        for number in range(len(pair.gallery.items_per_shard))
     ]
     model = serve.deployment(name="Model", **deployment_options(args.model_scaling, args))(ModelServer).bind(
-        args.model, pair.images, pair.index, shards, args.torch_threads
+        args.model, pair, shards, args.torch_threads, args.coverage
     )
     return serve.deployment(name="Ingress", **deployment_options(args.ingress_scaling, args))(
         serve.ingress()(Ingress)

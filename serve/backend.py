@@ -18,7 +18,8 @@ class GalleryFacts:
 
     name: str
     num_items: int
-    num_shards: int
+    items_per_shard: tuple[int, ...]
+    """Of the shards of the index."""
     dimension: int
     kind: str
     encoder_fingerprint: str

@@ -12,7 +12,8 @@ from chatsearch.converse.dialogue import Dialogue, Retrieval
 from chatsearch.converse.events import Event
 from chatsearch.types import Segment
 
-from serve.calls import named_errors
+from serve.backend import ServedPair
+from serve.settings import CoverageSettings
 from serve.threads import iterate_in_thread
 
 if TYPE_CHECKING:
@@ -23,7 +24,12 @@ class ModelServer:
     """Answers dialogues. Every step of the model runs in a thread, so that the replica's event loop stays free."""
 
     def __init__(
-        self, model: str, images: Sequence[str], index: str, shards: Sequence[DeploymentHandle], torch_threads: int
+        self,
+        model: str,
+        pair: ServedPair,
+        shards: Sequence[DeploymentHandle],
+        torch_threads: int,
+        coverage: CoverageSettings,
     ) -> None:
         import torch
         from chatsearch.converse.engine import Engine
@@ -33,8 +39,10 @@ class ModelServer:
         from serve.shard_deployment import ShardFanOut
 
         torch.set_num_threads(torch_threads)
-        self._shards = list(shards)
-        self._engine = Engine(load_bundle(model), ShardFanOut(shards, index=index), GalleryPictures(images))
+        self._shards = ShardFanOut(
+            shards, index=pair.index, items_per_shard=pair.gallery.items_per_shard, settings=coverage
+        )
+        self._engine = Engine(load_bundle(model), self._shards, GalleryPictures(pair.images))
 
     async def respond(
         self, dialogue: Dialogue, options: AnswerOptions, uploads: Mapping[str, bytes]
@@ -52,7 +60,6 @@ class ModelServer:
         return await asyncio.to_thread(self._engine.search, segments, options, uploads)
 
     async def fingerprint(self) -> str:
-        """Fingerprint of the model; answers only once the bundle is loaded and every shard replies."""
-        with named_errors():
-            await asyncio.gather(*(shard.version.remote() for shard in self._shards))
+        """Fingerprint of the model; answers only once the bundle is loaded and as many shards reply as an answer needs."""
+        await asyncio.to_thread(self._shards.check)
         return self._engine.model

@@ -7,6 +7,10 @@ from typing import Annotated, Any, Literal
 from chatsearch.converse.config import RetrieveMode
 from pydantic import BaseModel, ConfigDict, Field
 
+COVERAGE = (
+    "Share of the gallery that was searched; below 1 a part of the index was down and better pictures may be missing."
+)
+
 
 class Request(BaseModel):
     """Base of request bodies: unknown fields are errors, so that a typo is never ignored."""
@@ -120,6 +124,7 @@ class RetrievalView(BaseModel):
     forced: bool = Field(description="True where the request asked for pictures, false where the model decided.")
     picked: str | None = Field(default=None, description="item_id of the candidate that went into the history.")
     auto_selected: bool = Field(default=False, description="True where the top candidate was taken without a pick.")
+    coverage: float = Field(default=1.0, description=COVERAGE)
     model: str
     index_version: str
 
@@ -136,6 +141,7 @@ class SearchAnswer(Answered):
     """Answer of POST /v1/search."""
 
     hits: list[HitView]
+    coverage: float = Field(default=1.0, description=COVERAGE)
 
 
 class AnswerMessage(BaseModel):

@@ -59,6 +59,16 @@ class Scaling(Config):
             )
 
 
+class CoverageSettings(Config):
+    """What happens when a shard of the index does not answer."""
+
+    min_coverage: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Least share of the gallery's items that an answer must come from. 1 answers with 503 while a shard is down; below,
+    answers say in ``coverage`` how much was searched."""
+    timeout_s: float = Field(default=30.0, gt=0.0)
+    """A shard that has not answered by then counts as down."""
+
+
 class PageSettings(Config):
     """How the chat page begins."""
 
@@ -91,6 +101,7 @@ class ServeArgs(Config):
     shard_scaling: Scaling = Scaling(target_ongoing_requests=4, max_ongoing_requests=16, num_cpus=0.2)
     torch_threads: int = Field(default=1, ge=1)
     """CPU threads of a model replica."""
+    coverage: CoverageSettings = CoverageSettings()
     turn_timeout_s: float = Field(default=120.0, gt=0)
     """A turn that takes longer is ended with a problem document."""
     retry_after_s: float = Field(default=2.0, ge=0)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from chatsearch.converse.engine import Ranking
-from chatsearch.errors import CorruptArtefactError, FingerprintMismatchError, OverloadedError
-from chatsearch.index.merge import ShardHits, merge_batches
+from chatsearch.errors import ClusterError, CorruptArtefactError, FingerprintMismatchError, OverloadedError
+from chatsearch.index.coverage import Covered, merge_covered
+from chatsearch.index.merge import ShardHits
 from chatsearch.index.shard import IndexShard
 from chatsearch.types import GalleryItem, faiss_id
 from numpy.typing import NDArray
 
 from serve.calls import named_errors
+from serve.settings import CoverageSettings
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -72,31 +75,67 @@ class ShardServer:
 class ShardFanOut:
     """A retriever over the handles of all shards. Called from worker threads, never from an event loop."""
 
-    def __init__(self, shards: Sequence[DeploymentHandle], *, index: str, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        shards: Sequence[DeploymentHandle],
+        *,
+        index: str,
+        items_per_shard: Sequence[int],
+        settings: CoverageSettings,
+    ) -> None:
         self._shards = list(shards)
         self._index = index
-        self._timeout_s = timeout_s
+        self._items_per_shard = items_per_shard
+        self._settings = settings
 
     def search(self, query_d: NDArray[np.float32], k: int, exclude: Collection[str]) -> Ranking:
         """Ask every shard, merge exactly.
 
         Raises:
             FingerprintMismatchError: a shard serves another version of the index than this model was paired with.
-            OverloadedError: a shard is busy, did not answer in time or went away.
+            OverloadedError: shards are busy, did not answer in time or went away, and too little of the gallery is left.
         """
+        results, missing = self._ask(lambda shard: shard.search.remote(query_d[None], k, exclude))
+        self._check_versions(result.version for result in results)
+        covered = self._merged(results, missing, k)
+        return Ranking(covered.hits[0], self._index, covered.coverage)
+
+    def check(self) -> None:
+        """Whether as many shards are loaded as an answer needs; errors as :meth:`search`."""
+        versions, missing = self._ask(lambda shard: shard.version.remote())
+        self._check_versions(versions)
+        self._merged([ShardHits(self._index, 0, ()) for _ in versions], missing, 1)
+
+    def _merged(self, results: Sequence[ShardHits], missing: Mapping[int, str], k: int) -> Covered:
+        return merge_covered(results, missing, self._items_per_shard, k, min_coverage=self._settings.min_coverage)
+
+    def _ask(self, call: Callable[[DeploymentHandle], Any]) -> tuple[list[Any], dict[int, str]]:
+        """What the shards answer, and why those that do not have none."""
+        results, missing = [], dict[int, str]()
+        asked = dict[int, Any]()
+        for number, shard in enumerate(self._shards):
+            with self._noting(missing, number):
+                asked[number] = call(shard)
+        until = time.monotonic() + self._settings.timeout_s
+        for number, response in asked.items():
+            with self._noting(missing, number):
+                results.append(response.result(timeout_s=max(0.0, until - time.monotonic())))
+        return results, missing
+
+    @contextlib.contextmanager
+    def _noting(self, missing: dict[int, str], number: int) -> Iterator[None]:
         try:
             with named_errors():
-                asked = [shard.search.remote(query_d[None], k, exclude) for shard in self._shards]
-                results = [response.result(timeout_s=self._timeout_s) for response in asked]
-        except TimeoutError as error:
-            raise OverloadedError(
-                f"A shard of the index did not answer within {self._timeout_s:g} s. Check the shard deployments and try again."
-            ) from error
-        other = {result.version for result in results} - {self._index}
+                yield
+        except TimeoutError:
+            missing[number] = f"no answer within {self._settings.timeout_s:g} s"
+        except (OverloadedError, ClusterError, CorruptArtefactError) as error:
+            missing[number] = str(error)
+
+    def _check_versions(self, versions: Iterable[str]) -> None:
+        other = set(versions) - {self._index}
         if other:
             raise FingerprintMismatchError(
                 f"A shard serves index {', '.join(sorted(other))}; this model is paired with {self._index}. "
                 "Deploy model and index together."
             )
-        (hits,) = merge_batches(results, k)
-        return Ranking(hits, self._index)

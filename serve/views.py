@@ -28,6 +28,7 @@ def retrieval_view(retrieval: Retrieval) -> RetrievalView:
         forced=retrieval.forced,
         picked=None if retrieval.picked is None else retrieval.picked.item_id,
         auto_selected=retrieval.auto_selected,
+        coverage=retrieval.coverage,
         model=retrieval.model,
         index_version=retrieval.index,
     )

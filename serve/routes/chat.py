@@ -63,7 +63,9 @@ async def search(request: SearchRequest, response: Response, service: ServiceDep
     dialogue, uploads = await run_in_threadpool(read_messages, request.messages, service.limits)
     found = await service.search(dialogue.segments(), options, uploads)
     hits = [hit_view(hit) for hit in found.candidates]
-    return SearchAnswer(hits=hits, model=found.model, index_version=found.index, trace_id=trace_id)
+    return SearchAnswer(
+        hits=hits, coverage=found.coverage, model=found.model, index_version=found.index, trace_id=trace_id
+    )
 
 
 def _usage(done: Done) -> Usage:

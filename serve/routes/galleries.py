@@ -60,4 +60,8 @@ async def image(name: str, service: ServiceDep) -> Response:
 
 def _view(service: Service, trace_id: str) -> GalleryView:
     backend = service.backend
-    return GalleryView(**asdict(backend.gallery), model=backend.model, index_version=backend.index, trace_id=trace_id)
+    facts = asdict(backend.gallery)
+    num_shards = len(facts.pop("items_per_shard"))
+    return GalleryView(
+        **facts, num_shards=num_shards, model=backend.model, index_version=backend.index, trace_id=trace_id
+    )

@@ -95,7 +95,8 @@ function retrievalNode(retrieval, choose) {
   const how = retrieval.forced ? "You asked for pictures." : "The model decided to show pictures.";
   const next = choose && !retrieval.picked ? " Pick one to go on with it." : "";
   const source = `index ${short(retrieval.index_version)}`;
-  const note = element("p", { className: "note", textContent: `${how}${next} `, title: `model ${retrieval.model}` }, element("code", { textContent: source }));
+  const partial = retrieval.coverage < 1 ? ` Only ${Math.floor(100 * retrieval.coverage)} % of the gallery could be searched.` : "";
+  const note = element("p", { className: "note", textContent: `${how}${partial}${next} `, title: `model ${retrieval.model}` }, element("code", { textContent: source }));
   return element("div", { className: "retrieval" }, list, note);
 }
 

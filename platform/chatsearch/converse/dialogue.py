@@ -43,6 +43,8 @@ class Retrieval:
     """Fingerprint of the model whose query embedding ranked the candidates."""
     index: str
     """Version of the index that was searched."""
+    coverage: float = 1.0
+    """Share of the gallery that was searched; below 1 better candidates may lie in shards that were down."""
     picked: Hit | None = None
     auto_selected: bool = False
     """True where nobody picked and the top candidate was taken because the dialogue went on."""

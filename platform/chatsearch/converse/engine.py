@@ -32,6 +32,8 @@ class Ranking:
 
     hits: list[Hit]
     index: str
+    coverage: float = 1.0
+    """Share of the gallery's items that were searched."""
 
 
 class Retriever(Protocol):
@@ -137,4 +139,10 @@ class Engine:
     def _rank(self, query: Query, context: Sequence[str], options: AnswerOptions) -> Retrieval:
         exclude = frozenset(context) if options.exclude_context_images else frozenset()
         ranking = self._retriever.search(query.embedding_d, options.num_candidates, exclude)
-        return Retrieval(tuple(ranking.hits), forced=query.forced, model=self.model, index=ranking.index)
+        return Retrieval(
+            tuple(ranking.hits),
+            forced=query.forced,
+            model=self.model,
+            index=ranking.index,
+            coverage=ranking.coverage,
+        )

@@ -48,6 +48,7 @@ def retrieval_to_json(retrieval: Retrieval) -> dict[str, Any]:
         "forced": retrieval.forced,
         "model": retrieval.model,
         "index": retrieval.index,
+        "coverage": retrieval.coverage,
         "candidates": [hit_to_json(hit) for hit in retrieval.candidates],
     }
 
@@ -120,6 +121,7 @@ def _piece_from_json(data: Mapping[str, Any]) -> Piece:
                 forced=bool(data["forced"]),
                 model=str(data["model"]),
                 index=str(data["index"]),
+                coverage=float(data.get("coverage", 1.0)),  # transcripts of earlier versions had no partial answers
             )
     raise InputError(f"A piece is text, image or retrieval, not {data['type']!r}.")
 

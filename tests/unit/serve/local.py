@@ -24,7 +24,13 @@ class LocalBackend:
         self.model = engine.model
         self.index = gallery.version
         self.gallery = GalleryFacts(
-            "default", gallery.index.num_items, 1, gallery.index.dimension, "exact", "enc", "mq"
+            "default",
+            gallery.index.num_items,
+            (gallery.index.num_items,),
+            gallery.index.dimension,
+            "exact",
+            "enc",
+            "mq",
         )
         self._engine = engine
         self._gallery = gallery
