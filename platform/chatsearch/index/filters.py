@@ -76,8 +76,8 @@ class OneOf(Filter):
 
     def __post_init__(self) -> None:
         _check_field(self.field)
-        if not self.texts:
-            raise InputError(f"The condition on field {self.field!r} names no text; give one at least.")
+        if not isinstance(self.texts, tuple) or not self.texts:
+            raise InputError(f"The condition on field {self.field!r} names no text; give a tuple of one at least.")
         for text in self.texts:
             _check_text(text, f"The condition on field {self.field!r} compares")
 
@@ -303,13 +303,13 @@ def _checked_bound(field: str, name: str, bound: object) -> float:
             number = math.inf
         if math.isfinite(number):
             return number
-    shown = repr(bound) if not isinstance(bound, int) else "a number beyond 64-bit floats"
+    shown = repr(bound) if isinstance(bound, bool) or not isinstance(bound, int) else "a number beyond 64-bit floats"
     raise InputError(f"The range of field {field!r} has {name} {shown[:60]}; bounds are finite numbers, not texts.")
 
 
-def _check_conditions(operator: str, conditions: Collection[object]) -> None:
-    if not conditions:
-        raise InputError(f"{operator!r} has no condition; give one at least.")
+def _check_conditions(operator: str, conditions: object) -> None:
+    if not isinstance(conditions, tuple) or not conditions:
+        raise InputError(f"{operator!r} has no condition; give a tuple of one at least.")
     for condition in conditions:
         if not isinstance(condition, Filter):
             raise InputError(f"{operator!r} holds {str(condition)[:60]!r}, which is no filter.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,23 +64,24 @@ class SegmentView:
             approximate_Bn = (queries_BD @ self.vectors_ND.T)[:, rows_n]
         answers = []
         for query_D, approximate_n, exclude in zip(queries_BD, approximate_Bn, exclusions, strict=True):
-            kept_n = ~np.isin(rows_n, [row for picture in exclude for row in self.rows_of_hash.get(picture, ())])
-            answers.append(self._best(query_D, rows_n[kept_n], approximate_n[kept_n], k, unique))
+            places_n: Any = slice(None)
+            if exclude:
+                left_out = [row for picture in exclude for row in self.rows_of_hash.get(picture, ())]
+                places_n = ~np.isin(rows_n, left_out)
+            answers.append(self._best(query_D, rows_n[places_n], approximate_n[places_n], k, unique))
         return answers
 
     def _best(
         self, query_D: Float32, rows_n: NDArray[np.int64], approximate_n: Float32, k: int, unique: bool
     ) -> list[Hit]:
         """The best of some rows, of which the float32 scores are known."""
-        num = k
+        num, error = k, score_error(len(query_D))
         while True:
             bound, rows_K = -math.inf, rows_n
             if len(rows_n) > num:
                 # A row this far below the num-th approximate score cannot be among the best num exact ones.
-                floor = np.partition(approximate_n, len(rows_n) - num)[len(rows_n) - num] - 2 * score_error(
-                    len(query_D)
-                )
-                bound, rows_K = floor + score_error(len(query_D)), rows_n[approximate_n >= floor]
+                floor = np.partition(approximate_n, len(rows_n) - num)[len(rows_n) - num] - 2 * error
+                bound, rows_K = floor + error, rows_n[approximate_n >= floor]
             hits = self._ranked(query_D, rows_K, k, unique)
             # Items of one picture may have taken the places of others, which then lie further below.
             if len(rows_K) == len(rows_n) or (len(hits) == k and hits[-1].score >= bound):
