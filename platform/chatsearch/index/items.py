@@ -46,6 +46,17 @@ class ItemTable:
         metadata: dict[str, Any] = json.loads(self._metadata[row].as_py())
         return GalleryItem(self._item_ids[row].as_py(), self._hashes[row].as_py(), metadata)
 
+    def items(self, rows: NDArray[np.int64]) -> list[GalleryItem]:
+        """The items in some rows: quicker than one after the other."""
+        columns = (column.take(pa.array(rows)).to_pylist() for column in (self._item_ids, self._hashes, self._metadata))
+        return [
+            GalleryItem(item_id, picture, json.loads(text)) for item_id, picture, text in zip(*columns, strict=True)
+        ]
+
+    def content_hashes(self, rows: NDArray[np.int64]) -> list[str]:
+        """Which pictures the items in some rows show."""
+        return self._hashes.take(pa.array(rows)).to_pylist()
+
     def item_id(self, row: int) -> str:
         """Id of the item in one row."""
         return self._item_ids[row].as_py()

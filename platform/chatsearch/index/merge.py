@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chatsearch.errors import FingerprintMismatchError
 from chatsearch.types import Hit
@@ -39,7 +39,7 @@ def first_of_pictures(hits: Iterable[Hit]) -> Iterator[Hit]:
 def ranked(hits: Iterable[Hit], k: int) -> list[Hit]:
     """The first ``k`` hits with their ranks."""
     best = itertools.islice(hits, k)
-    return [Hit(hit.item_id, hit.score, rank, hit.content_hash, hit.metadata) for rank, hit in enumerate(best, start=1)]
+    return [hit if hit.rank == rank else replace(hit, rank=rank) for rank, hit in enumerate(best, start=1)]
 
 
 def merge_hits(shards: Sequence[Sequence[Hit]], k: int, *, unique: bool = False) -> list[Hit]:

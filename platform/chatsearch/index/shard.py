@@ -1,11 +1,12 @@
 """One shard of a gallery index: a FAISS file and the items it stands for.
 
-Shape suffixes: B queries, P queries of one round, K candidates fetched per query, N items of the shard, n some of them, D retrieval
+Shape suffixes: B queries, P queries of one round, K candidates fetched per query, N items of the shard, D retrieval
 dimension.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from typing import Any
@@ -23,6 +24,7 @@ from chatsearch.index.filters import Filter, check_filter
 from chatsearch.index.items import read_items
 from chatsearch.index.merge import ShardHits
 from chatsearch.index.search_parameters import SearchParameters
+from chatsearch.index.selection import Selection
 from chatsearch.index.vectors import (
     Exclusions,
     Float32,
@@ -44,8 +46,8 @@ SCANNED_ROWS = 4096
 with a selector, and exact."""
 SCANNED_SHARE = 0.25
 """Of this share or less of a flat index the rows are gathered and scored alone; of more, all are scored, which needs no copy."""
-_KEPT_MASKS = 16
-"""Filters whose rows a shard remembers, a byte a row each."""
+_KEPT_FILTERS = 16
+"""Filters whose rows a shard remembers: some ten bytes a row, and copies of few vectors."""
 
 
 def index_name(shard: int) -> str:
@@ -104,8 +106,8 @@ class IndexShard:
         else:
             self._vectors_ND = np.load(paths[vectors_name(shard)], mmap_mode="r", allow_pickle=False)
         self._id_order_N = self.items.id_order()
-        # The cache knows the columns alone: through a method it would hold this shard, and the shard the cache.
-        self._matching = lru_cache(_KEPT_MASKS)(partial(_mask_N, self.items.columns()))
+        # The cache knows what it needs alone: through a method it would hold this shard, and the shard the cache.
+        self._matching = lru_cache(_KEPT_FILTERS)(partial(_matching, self.items.columns(), self._vectors_ND))
         self._where = f"Shard {shard} of {artefact.uri}"
         self._canaries: Canaries | None = None
         if canaries_name(shard) in paths:
@@ -183,35 +185,35 @@ class IndexShard:
         """
         queries_BD = check_queries(queries_BD, self.dimension)
         check_filter(filter)
-        counted_N = self._counted(filter, dead_N)
-        num_counted = len(self) if counted_N is None else int(np.count_nonzero(counted_N))
+        selected = self._selected(filter, dead_N)
+        num_rows = len(self) if selected is None else selected.num_rows
         exclusions = check_exclusions(exclude, len(queries_BD))
-        request = _Request(queries_BD, check_k(k), exclusions, unique, counted_N, num_counted)
+        request = _Request(queries_BD, check_k(k), exclusions, unique, selected, num_rows)
         parameters = (parameters or SearchParameters()).over(self._defaults, self.kind)
-        answers: list[tuple[Hit, ...]] = [()] * len(queries_BD)
-        if num_counted:
+        answers = [_NOTHING] * len(queries_BD)
+        if num_rows:
             open_P = list(range(len(queries_BD)))
-            if self.kind != "flat" and (counted_N is None or num_counted > SCANNED_ROWS):
+            if self.kind != "flat" and (selected is None or num_rows > SCANNED_ROWS):
                 open_P = self._propose(request, parameters, answers)
             self._settle(request, open_P, answers)
-        return ShardHits(self.version, self.shard, tuple(answers))
+        return ShardHits(self.version, self.shard, self._hits(answers))
 
-    def _counted(self, filter: Filter | None, dead_N: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    def _selected(self, filter: Filter | None, dead_N: NDArray[np.bool_] | None) -> Selection | None:
         """Rows that may be found; None where all may."""
         if filter is None:
-            return None if dead_N is None or not dead_N.any() else ~dead_N
-        matching_N = self._matching(filter)
-        return matching_N if dead_N is None else matching_N & ~dead_N
+            return None if dead_N is None or not dead_N.any() else Selection(~dead_N, self._vectors_ND)
+        selected = self._matching(filter)
+        return selected if dead_N is None else selected.without(dead_N)
 
-    def _propose(self, request: _Request, parameters: SearchParameters, answers: list[tuple[Hit, ...]]) -> list[int]:
+    def _propose(self, request: _Request, parameters: SearchParameters, answers: list[_Answer]) -> list[int]:
         """Answer from what an approximate index proposes, and queries that lack hits from further away. Returns those that still do."""
         assert parameters.num_reranked is not None
         open_P = list(range(len(request.queries_BD)))
         least = self._num_fetched(request)
-        fetch = min(max(parameters.num_reranked, least), request.num_counted)
+        fetch = min(max(parameters.num_reranked, least), request.num_rows)
         attempt: SearchParameters | None = parameters
-        while open_P and attempt is not None and least < request.num_counted:
-            proposed_PK = propose(self._index, request.queries_BD[open_P], fetch, request.counted_N, attempt)
+        while open_P and attempt is not None and least < request.num_rows:
+            proposed_PK = propose(self._index, request.queries_BD[open_P], fetch, request.selected, attempt)
             for query, proposed_K in zip(open_P, proposed_PK, strict=True):
                 rows_K = proposed_K[proposed_K >= 0]
                 scores_K = exact_scores(self._vectors_ND[rows_K], request.queries_BD[query])
@@ -221,48 +223,46 @@ class IndexShard:
             attempt = attempt.wider(reach(self._index, attempt))
         return open_P
 
-    def _settle(self, request: _Request, open_P: list[int], answers: list[tuple[Hit, ...]]) -> None:
+    def _settle(self, request: _Request, open_P: list[int], answers: list[_Answer]) -> None:
         """Answer exactly."""
         fetch = self._num_fetched(request) + _SPARE
-        rows_n = None
-        if request.counted_N is not None:
+        if request.selected is not None and request.num_rows > SCANNED_SHARE * len(self):
             # As many more as there are rows that do not count among those that do, on average.
-            more = -(-fetch * len(self) // request.num_counted)
-            if request.num_counted > SCANNED_SHARE * len(self) and more < len(self):
+            more = -(-fetch * len(self) // request.num_rows)
+            if more < len(self):
                 open_P = self._settle_among(None, request, more, open_P, answers)
-            rows_n = np.flatnonzero(request.counted_N)
         while open_P:
-            fetch = min(fetch, request.num_counted)
-            open_P = self._settle_among(rows_n, request, fetch, open_P, answers)
+            fetch = min(fetch, request.num_rows)
+            open_P = self._settle_among(request.selected, request, fetch, open_P, answers)
             fetch *= 4
 
     def _settle_among(
         self,
-        rows_n: NDArray[np.int64] | None,
+        among: Selection | None,
         request: _Request,
         fetch: int,
         open_P: list[int],
-        answers: list[tuple[Hit, ...]],
+        answers: list[_Answer],
     ) -> list[int]:
-        """Answer from ``fetch`` candidates a query among some rows, which all count, or all rows. Returns the queries for which one that
+        """Answer from ``fetch`` candidates a query among the selected rows or all. Returns the queries for which one that
         was not fetched could still belong to the answer.
         """
         still_open = []
         step = max(1, _MAX_GATHERED // (fetch * self.dimension))
-        fetches_all = fetch == (len(self) if rows_n is None else len(rows_n))
+        fetches_all = fetch == (len(self) if among is None else among.num_rows)
         for start in range(0, len(open_P), step):
             queries = open_P[start : start + step]
             queries_PD = request.queries_BD[queries]
-            rows_PK, bound_P = nearest(self._vectors_ND, rows_n, queries_PD, fetch)
+            rows_PK, bound_P = nearest(self._vectors_ND, among, queries_PD, fetch)
             scores_PK = exact_scores(self._vectors_ND[rows_PK], queries_PD[:, None, :])
-            if rows_n is None and request.counted_N is not None:
-                scores_PK[~request.counted_N[rows_PK]] = -np.inf
+            if among is None and request.selected is not None:
+                scores_PK[~request.selected.mask_N[rows_PK]] = -np.inf
             best_PK = np.lexsort((self._id_order_N[rows_PK], -scores_PK), axis=-1)
             for place, query in enumerate(queries):
                 best_K = best_PK[place]
-                hits = self._best(rows_PK[place, best_K], scores_PK[place, best_K], request, query)
-                answers[query] = hits
-                if not fetches_all and (len(hits) < request.k or hits[-1].score <= bound_P[place]):
+                answer = self._best(rows_PK[place, best_K], scores_PK[place, best_K], request, query)
+                answers[query] = answer
+                if not fetches_all and (len(answer) < request.k or answer.scores_k[-1] <= bound_P[place]):
                     still_open.append(query)
         return still_open
 
@@ -275,20 +275,45 @@ class IndexShard:
     def _num_pictures(self) -> int:
         return self.items.num_pictures()
 
-    def _best(self, rows_K: NDArray[np.int64], scores_K: Float32, request: _Request, query: int) -> tuple[Hit, ...]:
-        """The hits of a query among rows in order; a score of minus infinity ends them."""
-        hits: list[Hit] = []
+    def _best(self, rows_K: NDArray[np.int64], scores_K: Float32, request: _Request, query: int) -> _Answer:
+        """The rows of a query's hits among rows in order; a score of minus infinity ends them."""
+        rows_K = rows_K[: np.count_nonzero(scores_K > -np.inf)]
         left_out = set(request.exclusions[query])
-        for row, score in zip(rows_K.tolist(), scores_K.tolist(), strict=True):
-            if len(hits) == request.k or score == -np.inf:
+        if not left_out and not request.unique:
+            return _Answer(rows_K[: request.k], scores_K[: request.k])
+        places: list[int] = []
+        for place, picture in enumerate(self.items.content_hashes(rows_K)):
+            if len(places) == request.k:
                 break
-            if left_out and self.items.content_hash(row) in left_out:
-                continue
-            item = self.items.item(row)
-            hits.append(Hit(item.item_id, score, len(hits) + 1, item.content_hash, item.metadata))
-            if request.unique:
-                left_out.add(item.content_hash)
-        return tuple(hits)
+            if picture not in left_out:
+                places.append(place)
+                if request.unique:
+                    left_out.add(picture)
+        return _Answer(rows_K[places], scores_K[places])
+
+    def _hits(self, answers: Sequence[_Answer]) -> tuple[tuple[Hit, ...], ...]:
+        items = iter(self.items.items(np.concatenate([answer.rows_k for answer in answers])) if answers else ())
+        return tuple(
+            tuple(
+                Hit(item.item_id, score, rank, item.content_hash, item.metadata)
+                for rank, (score, item) in enumerate(zip(answer.scores_k.tolist(), items, strict=False), start=1)
+            )
+            for answer in answers
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Rows and scores of the hits of one query."""
+
+    rows_k: NDArray[np.int64]
+    scores_k: Float32
+
+    def __len__(self) -> int:
+        return len(self.rows_k)
+
+
+_NOTHING = _Answer(np.empty(0, np.int64), np.empty(0, np.float32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,9 +324,10 @@ class _Request:
     k: int
     exclusions: list[frozenset[str]]
     unique: bool
-    counted_N: NDArray[np.bool_] | None
+    selected: Selection | None
     """Rows that may be found; None where all may."""
-    num_counted: int
+    num_rows: int
+    """How many they are."""
 
 
 def recorded_fields(artefact: Artefact) -> frozenset[str] | None:
@@ -310,10 +336,8 @@ def recorded_fields(artefact: Artefact) -> frozenset[str] | None:
     return None if fields is None else frozenset(fields)
 
 
-def _mask_N(columns: TableColumns, filter: Filter) -> NDArray[np.bool_]:
-    mask_N = filter.mask_N(columns)
-    mask_N.setflags(write=False)  # it is kept, and given to many
-    return mask_N
+def _matching(columns: TableColumns, vectors_ND: Float32, filter: Filter) -> Selection:
+    return Selection(filter.mask_N(columns), vectors_ND)
 
 
 def _read_index(path: str) -> Any:
