@@ -53,13 +53,7 @@ class UnknownNameError(ConfigError):
     @classmethod
     def among(cls, what: str, name: str, known: Iterable[str]) -> UnknownNameError:
         """Build the message from the names that do exist, nearest first."""
-        names = sorted(known)
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-        # "zero_stage" is what somebody means who writes "stage": the last part of a dotted key counts too.
-        near += [n for n in names if n.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1] and n not in near][:3]
-        offer = f"Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-        listing = f"Known: {', '.join(names)}." if len(names) <= 40 or not near else ""
-        return cls(" ".join(part for part in (f"Unknown {what} {name!r}.", offer, listing) if part))
+        return cls(unknown_name(what, name, known))
 
 
 class MemoryBudgetError(ConfigError):
@@ -144,6 +138,17 @@ class ClusterError(ChatSearchError):
 
 class OverloadedError(ChatSearchError):
     """The service is full; the caller should come back later."""
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
+    """Message on a name that does not exist, from those that do, nearest first."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    # "zero_stage" is what somebody means who writes "stage": the last part of a dotted key counts too.
+    near += [n for n in names if n.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1] and n not in near][:3]
+    offer = f"Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    listing = f"Known: {', '.join(names) or 'none'}." if len(names) <= 40 or not near else ""
+    return " ".join(part for part in (f"Unknown {what} {name!r}.", offer, listing) if part)
 
 
 def named_cause(error: BaseException) -> ChatSearchError | None:

@@ -18,6 +18,7 @@ from chatsearch.index.config import IndexConfig
 from chatsearch.index.gallery import GalleryIndex
 
 from tests.benchmarks.harness import NULL_BAND, Result, median_interval, paired_speedups
+from tests.benchmarks.index_filters import filters
 from tests.benchmarks.index_kinds import kinds
 from tests.unit.index.synthetic import write_bundle, write_store
 
@@ -29,11 +30,12 @@ BATCH = 64
 
 
 def measure() -> Iterator[Result]:
-    """Goals I1 (throughput, batch >= 32), I2 (equality) and I5 (kinds beside flat)."""
+    """Goals I1 (throughput, batch >= 32), I2 (equality), I5 (kinds beside flat) and I7 (filters)."""
     faiss.omp_set_num_threads(2)
     yield equality(num_items=20_000, dimension=64, num_queries=10_000)
     yield throughput(num_items=100_000, dimension=256, batches_per_run=12)
     yield from kinds(COMMAND)
+    yield from filters(COMMAND)
 
 
 def equality(*, num_items: int, dimension: int, num_queries: int) -> Result:

@@ -47,12 +47,12 @@ def kinds(command: str) -> Iterator[Result]:
     """I5, judged by the fastest setting of each kind that reaches the recall at the bytes."""
     assert set(TRIED) == set(TAKEN) - {"flat"}
     rng = np.random.default_rng(0)
-    centres = _unit(rng.standard_normal((NUM_CENTRES, DIMENSION)))
-    queries = _around(centres, NUM_QUERIES, rng)
+    centres = unit(rng.standard_normal((NUM_CENTRES, DIMENSION)))
+    queries = around(centres, NUM_QUERIES, rng)
     faiss.omp_set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        write_store(str(root / "features"), _around(centres, NUM_ITEMS, rng))
+        write_store(str(root / "features"), around(centres, NUM_ITEMS, rng))
         write_bundle(str(root / "model"), np.eye(DIMENSION, dtype=np.float32))
         indices, built = {}, {}
         for kind in TAKEN:
@@ -109,15 +109,17 @@ def _results(
     )
 
 
-def _unit(rows_ND: np.ndarray) -> Float32:
+def unit(rows_ND: np.ndarray) -> Float32:
+    """Rows of length 1."""
     return (rows_ND / np.linalg.norm(rows_ND, axis=1, keepdims=True)).astype(np.float32)
 
 
-def _around(centres: Float32, number: int, rng: np.random.Generator) -> Float32:
+def around(centres: Float32, number: int, rng: np.random.Generator) -> Float32:
+    """Unit vectors around centres drawn for each."""
     blocks = []
     for start, stop in pairwise([*range(0, number, 50_000), number]):
         chosen = centres[rng.integers(len(centres), size=stop - start)]
-        blocks.append(_unit(chosen + SPREAD * _unit(rng.standard_normal(chosen.shape))))
+        blocks.append(unit(chosen + SPREAD * unit(rng.standard_normal(chosen.shape))))
     return np.concatenate(blocks)
 
 

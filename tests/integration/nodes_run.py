@@ -17,6 +17,7 @@ import ray
 from chatsearch.errors import InputError, OverloadedError
 from chatsearch.index.actors import ActorGallery
 from chatsearch.index.coverage import Covered
+from chatsearch.index.filters import Between, Exists
 from chatsearch.index.gallery import GalleryIndex
 from chatsearch.index.live.reader import LiveGallery
 from chatsearch.index.live.writer import GalleryWriter
@@ -77,6 +78,13 @@ def main(index_uri: str, live_uri: str) -> dict[str, Any]:
             live = ActorGallery.open(live_uri, poll_s=0.1)
             whole = gallery.search(queries_BD, K)
             seen["whole"] = [whole.hits == local.search(queries_BD, K), whole.coverage]
+            asked: dict[str, Any] = {"filter": Between("number", at_least=5, below=35), "unique": True}
+            seen["filtered"] = gallery.search(queries_BD, K, **asked).hits == local.search(queries_BD, K, **asked)
+            for searched in (gallery, live):
+                try:
+                    searched.search(queries_BD, K, filter=Exists("nubmer"))
+                except InputError as error:
+                    seen.setdefault("unknown field", []).append(str(error))
             try:
                 gallery.search(queries_BD, 0)
             except InputError as error:
@@ -91,6 +99,7 @@ def main(index_uri: str, live_uri: str) -> dict[str, Any]:
                 return live.search(queries_BD, 60).hits == reader.search(queries_BD, 60)
 
             seen["live"] = wait_for(caught_up)
+            seen["live filtered"] = live.search(queries_BD, K, **asked).hits == reader.search(queries_BD, K, **asked)
 
             lost = next(iter(cluster.worker_nodes))
             cluster.remove_node(lost, allow_graceful=False)

@@ -37,9 +37,12 @@ def test_a_lost_node_is_told_of_and_comes_back(s3: str) -> None:
     assert "1 of 3 shards did not answer" in refused
     assert "of the gallery was searched; an answer needs 100.0% (min_coverage)" in refused
     assert "k is 0" in seen.pop("bad request")
+    assert ["Did you mean 'number'" in message for message in seen.pop("unknown field")] == [True, True]
     assert seen == {
         "whole": [True, 1.0],
+        "filtered": True,
         "live": True,
+        "live filtered": True,
         "partial": [1, True],
         "partial hits": True,
         "back": [True, 1.0],

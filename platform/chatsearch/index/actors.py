@@ -18,10 +18,11 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from chatsearch.errors import ChatSearchError, CorruptArtefactError, InputError, OverloadedError
 from chatsearch.index.coverage import Covered, merge_covered
+from chatsearch.index.filters import Filter, check_fields, check_filter
 from chatsearch.index.live.reader import LiveGallery
 from chatsearch.index.merge import ShardHits
 from chatsearch.index.search_parameters import SearchParameters
-from chatsearch.index.shard import IndexShard
+from chatsearch.index.shard import IndexShard, recorded_fields
 from chatsearch.index.vectors import Exclusions
 from chatsearch.kinds import GALLERY_INDEX
 from chatsearch.manifest import open_artefact, read_manifest
@@ -56,13 +57,16 @@ class ShardActor:
         exclude: Exclusions,
         parameters: SearchParameters | None,
         at: int | None,
+        *,
+        filter: Filter | None = None,
+        unique: bool = False,
     ) -> ShardHits:
         """See :meth:`IndexShard.search` and :meth:`LiveGallery.shard_hits`."""
         if self._live is not None:
-            return self._live.shard_hits(queries_BD, k, exclude, parameters, at=at)
+            return self._live.shard_hits(queries_BD, k, exclude, parameters, filter=filter, unique=unique, at=at)
         if self._problem is not None:
             raise self._problem
-        return self._shard.search(queries_BD, k, exclude, parameters=parameters)
+        return self._shard.search(queries_BD, k, exclude, parameters=parameters, filter=filter, unique=unique)
 
     def _ask_canaries(self) -> None:
         while self._problem is None:
@@ -76,10 +80,18 @@ class ShardActor:
 class ActorGallery:
     """Fan-out search over the actors of one gallery. A Ray session must be there."""
 
-    def __init__(self, actors: Sequence[Any], items_per_shard: Sequence[float], *, is_live: bool) -> None:
+    def __init__(
+        self,
+        actors: Sequence[Any],
+        items_per_shard: Sequence[float],
+        *,
+        is_live: bool,
+        fields: frozenset[str] | None,
+    ) -> None:
         self._actors = list(actors)
         self._items_per_shard = items_per_shard
         self._is_live = is_live
+        self._fields = fields
 
     @classmethod
     def open(
@@ -102,14 +114,16 @@ class ActorGallery:
             version = LiveGallery.open(uri, shards=()).view.version
             # Items go to shards by a hash of their ids: on average each shard holds as many as the others.
             sizes: Sequence[float] = [1.0] * version.num_shards
-            is_live = True
+            is_live, fields = True, None  # they grow; each actor knows and checks them
         else:
-            sizes = open_artefact(uri, GALLERY_INDEX).manifest.facts["items_per_shard"]
-            is_live = False
+            artefact = open_artefact(uri, GALLERY_INDEX)
+            sizes = artefact.manifest.facts["items_per_shard"]
+            is_live, fields = False, recorded_fields(artefact)
         actor = ray.remote(ShardActor).options(
             num_cpus=cpus_per_shard, max_restarts=-1, max_concurrency=8, scheduling_strategy="SPREAD"
         )
-        gallery = cls([actor.remote(uri, shard, poll_s) for shard in range(len(sizes))], sizes, is_live=is_live)
+        actors = [actor.remote(uri, shard, poll_s) for shard in range(len(sizes))]
+        gallery = cls(actors, sizes, is_live=is_live, fields=fields)
         try:
             _, missing = gallery._ask(lambda handle: handle.num_items.remote(), wait_s)
             if missing:
@@ -134,6 +148,8 @@ class ActorGallery:
         exclude: Exclusions = (),
         parameters: SearchParameters | None = None,
         *,
+        filter: Filter | None = None,
+        unique: bool = False,
         min_coverage: float = 1.0,
         timeout_s: float = 30.0,
     ) -> Covered:
@@ -144,17 +160,26 @@ class ActorGallery:
             k: number of hits wanted.
             exclude: content hashes to leave out, one collection per query.
             parameters: how far to look in an approximate index; None as its build set it.
+            filter: what the metadata of an item must be; None takes any.
+            unique: one hit of each picture at most.
             min_coverage: see :func:`~chatsearch.index.coverage.merge_covered`.
             timeout_s: a shard that has not answered by then counts as missing.
 
         Raises:
-            InputError: for a bad ``k``, query or exclusion list, or a parameter that this kind of index does not take.
+            InputError: for a bad ``k``, query or exclusion list, a parameter that this kind of index does not take, or a filter with
+                a field that no item has.
             OverloadedError: too little of the gallery answered.
         """
+        check_filter(filter)
+        if self._fields is not None:
+            check_fields(filter, self._fields)
         queries = ray.put(np.asarray(queries_BD, dtype=np.float32))
 
         def ask(at: int | None) -> tuple[list[ShardHits], Mapping[int, str]]:
-            return self._ask(lambda handle: handle.search.remote(queries, k, exclude, parameters, at), timeout_s)
+            return self._ask(
+                lambda handle: handle.search.remote(queries, k, exclude, parameters, at, filter=filter, unique=unique),
+                timeout_s,
+            )
 
         results, missing = ask(None)
         for _ in range(_ASK_AGAIN if self._is_live else 0):
@@ -162,7 +187,7 @@ class ActorGallery:
             if len(versions) < 2:
                 break
             results, missing = ask(min(int(version.rpartition("@")[2]) for version in versions))
-        return merge_covered(results, missing, self._items_per_shard, k, min_coverage=min_coverage)
+        return merge_covered(results, missing, self._items_per_shard, k, min_coverage=min_coverage, unique=unique)
 
     def close(self) -> None:
         """End the actors."""

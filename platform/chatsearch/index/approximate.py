@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatsearch.index.search_parameters import SearchParameters
+from chatsearch.index.selection import Selection
 from chatsearch.index.vectors import Float32
 
 MIN_ROWS = 1024
@@ -75,7 +76,7 @@ def keeps_vectors(kind: str) -> bool:
 
 
 def propose(
-    index: Any, queries_BD: Float32, fetch: int, alive_N: NDArray[np.bool_] | None, parameters: SearchParameters
+    index: Any, queries_BD: Float32, fetch: int, selected: Selection | None, parameters: SearchParameters
 ) -> NDArray[np.int64]:
     """The rows that seem best for every query, (B, K), -1 where no more was found.
 
@@ -83,11 +84,10 @@ def propose(
         index: of one shard.
         queries_BD: unit vectors.
         fetch: K.
-        alive_N: rows that count; None where all do.
+        selected: rows to choose among; None for all.
         parameters: all that its kind takes.
     """
-    bits = None if alive_N is None else np.packbits(alive_N, bitorder="little")
-    selector = None if bits is None else _FAISS.IDSelectorBitmap(bits)  # reads the bits where they are
+    selector = None if selected is None else _FAISS.IDSelectorBitmap(selected.bits)  # reads the bits where they are
     rows_BK: NDArray[np.int64]
     _, rows_BK = index.search(queries_BD, fetch, params=_faiss_parameters(parameters, selector))
     return rows_BK

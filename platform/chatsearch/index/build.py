@@ -48,6 +48,8 @@ from chatsearch.types import GalleryItem, faiss_id
 
 _MAX_PROJECTED = 1 << 16
 """Rows projected at a time in float64."""
+MAX_RECORDED_FIELDS = 1000
+"""More names of metadata than these are not listed in the manifest; whoever needs them reads the item tables."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,7 @@ def build_index(config: IndexConfig, on_shard: Callable[[int, int], None] | None
             on_shard(shard + 1, config.num_shards)
     files = {name: file_entry(output.folder, name) for name in names}
     num_bytes = sum(entry.num_bytes for entry in files.values())
+    fields = sorted({name for item in items for name in item.metadata})
     actual = BuildFigures(num_bytes, time.perf_counter() - began, memory.peak_bytes())
     return output.commit(
         counts={"items": len(items), "shards": config.num_shards, "pictures": len({i.content_hash for i in items})},
@@ -189,6 +192,7 @@ def build_index(config: IndexConfig, on_shard: Callable[[int, int], None] | None
             "search": {} if kind == "flat" else default_parameters(kind, lists),
             "dimension": vectors_Nd.shape[1],
             "metric": "cosine",
+            "fields": fields if len(fields) <= MAX_RECORDED_FIELDS else None,
             "features": store.uri,
             "images": list(store.images),
             "model": projection.uri,

@@ -29,6 +29,7 @@ def merge_covered(
     k: int,
     *,
     min_coverage: float,
+    unique: bool = False,
 ) -> Covered:
     """Merge what came, if it is enough.
 
@@ -38,6 +39,7 @@ def merge_covered(
         items_per_shard: items of every shard of the gallery, or their shares.
         k: number of hits wanted.
         min_coverage: least share of the items that must have been searched; 1 refuses as soon as a shard with items is missing.
+        unique: one hit of each picture at most.
 
     Raises:
         OverloadedError: too little of the gallery was searched; names the shards.
@@ -53,4 +55,4 @@ def merge_covered(
             f"{len(missing)} of {len(items_per_shard)} shards did not answer ({reasons}), so {coverage:.1%} of the gallery was searched; "
             f"an answer needs {min_coverage:.1%} (min_coverage). Try again when they are back, or allow partial answers."
         )
-    return Covered(merge_batches(results, k), coverage, tuple(sorted(missing)))
+    return Covered(merge_batches(results, k, unique=unique), coverage, tuple(sorted(missing)))

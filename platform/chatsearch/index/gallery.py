@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chatsearch.errors import FingerprintMismatchError, InputError
+from chatsearch.index.filters import Filter, check_fields
 from chatsearch.index.merge import ShardHits, merge_batches
 from chatsearch.index.search_parameters import SearchParameters
-from chatsearch.index.shard import IndexShard, shard_of
+from chatsearch.index.shard import IndexShard, recorded_fields, shard_of
 from chatsearch.index.vectors import Exclusions
 from chatsearch.kinds import GALLERY_INDEX
 from chatsearch.manifest import Artefact, open_artefact
@@ -72,6 +74,13 @@ class GalleryIndex:
         """Items that can be found."""
         return self.artefact.manifest.counts["items"]
 
+    @cached_property
+    def fields(self) -> frozenset[str]:
+        """Names that the items' metadata have: a filter can ask for these."""
+        recorded = recorded_fields(self.artefact)
+        # Of an index whose manifest does not hold them, the tables tell, at the price of reading all metadata once.
+        return frozenset().union(*(shard.items.fields() for shard in self._shards)) if recorded is None else recorded
+
     @property
     def images(self) -> tuple[str, ...]:
         """Document shards that hold the pictures."""
@@ -97,6 +106,9 @@ class GalleryIndex:
         k: int,
         exclude: Exclusions = (),
         parameters: SearchParameters | None = None,
+        *,
+        filter: Filter | None = None,
+        unique: bool = False,
     ) -> list[list[Hit]]:
         """The best ``k`` items of every query: all there are when ``k`` exceeds them.
 
@@ -105,18 +117,24 @@ class GalleryIndex:
             k: number of hits wanted.
             exclude: content hashes to leave out, one collection per query; every item that shows such a picture is left out.
             parameters: how far to look in an approximate index; None as its build set it.
+            filter: what the metadata of an item must be, for all queries; None takes any.
+            unique: one hit of each picture: the best of the items that show it, and of equal ones the first by id.
 
         Returns:
             For each query its hits, score descending, then item id.
 
         Raises:
-            InputError: for a bad ``k``, query or exclusion list, or a parameter that this kind of index does not take.
+            InputError: for a bad ``k``, query or exclusion list, a parameter that this kind of index does not take, or a filter with
+                a field that no item of the gallery has.
         """
+        if filter is not None:
+            check_fields(filter, self.fields)
 
         def hits(shard: IndexShard) -> ShardHits:
-            return shard.search(queries_BD, k, exclude, parameters=parameters)
+            return shard.search(queries_BD, k, exclude, parameters=parameters, filter=filter, unique=unique)
 
-        return merge_batches(list((self._pool.map if len(self._shards) > 1 else map)(hits, self._shards)), k)
+        found = list((self._pool.map if len(self._shards) > 1 else map)(hits, self._shards))
+        return merge_batches(found, k, unique=unique)
 
     def check(self) -> None:
         """See :meth:`chatsearch.index.shard.IndexShard.check`, for every shard."""

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from chatsearch.errors import CorruptArtefactError, GalleryError
+from chatsearch.index.columns import TableColumns
 from chatsearch.types import GalleryItem
 
 _SCHEMA = pa.schema([("item_id", pa.string()), ("content_hash", pa.string()), ("metadata", pa.string())])
@@ -45,9 +46,34 @@ class ItemTable:
         metadata: dict[str, Any] = json.loads(self._metadata[row].as_py())
         return GalleryItem(self._item_ids[row].as_py(), self._hashes[row].as_py(), metadata)
 
+    def items(self, rows: NDArray[np.int64]) -> list[GalleryItem]:
+        """The items in some rows: quicker than one after the other."""
+        columns = (column.take(pa.array(rows)).to_pylist() for column in (self._item_ids, self._hashes, self._metadata))
+        return [
+            GalleryItem(item_id, picture, json.loads(text)) for item_id, picture, text in zip(*columns, strict=True)
+        ]
+
+    def content_hashes(self, rows: NDArray[np.int64]) -> list[str]:
+        """Which pictures the items in some rows show."""
+        return self._hashes.take(pa.array(rows)).to_pylist()
+
     def item_id(self, row: int) -> str:
         """Id of the item in one row."""
         return self._item_ids[row].as_py()
+
+    def columns(self) -> TableColumns:
+        """The metadata, for filters."""
+        return TableColumns(self._metadata)
+
+    def fields(self) -> frozenset[str]:
+        """Names that the items' metadata have."""
+        return frozenset().union(*(json.loads(text) for text in self._metadata.to_pylist()))
+
+    def num_pictures(self) -> int:
+        """Different pictures that the items show."""
+        import pyarrow.compute as pc
+
+        return pc.count_distinct(self._hashes).as_py()
 
     def row_of(self, faiss_id: int) -> int:
         """Row of a faiss id in a shard's table, which is ordered by them; -1 where there is none."""

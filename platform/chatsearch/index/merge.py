@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from chatsearch.errors import FingerprintMismatchError
 from chatsearch.types import Hit
@@ -27,13 +27,28 @@ def order(hit: Hit) -> tuple[float, str]:
     return -hit.score, hit.item_id
 
 
-def merge_hits(shards: Sequence[Sequence[Hit]], k: int) -> list[Hit]:
-    """The best ``k`` hits of one query over shards that each give theirs best first."""
-    best = itertools.islice(heapq.merge(*shards, key=order), k)
-    return [Hit(hit.item_id, hit.score, rank, hit.content_hash, hit.metadata) for rank, hit in enumerate(best, start=1)]
+def first_of_pictures(hits: Iterable[Hit]) -> Iterator[Hit]:
+    """The first hit of every picture, in order."""
+    seen: set[str] = set()
+    for hit in hits:
+        if hit.content_hash not in seen:
+            seen.add(hit.content_hash)
+            yield hit
 
 
-def merge_batches(results: Sequence[ShardHits], k: int) -> list[list[Hit]]:
+def ranked(hits: Iterable[Hit], k: int) -> list[Hit]:
+    """The first ``k`` hits with their ranks."""
+    best = itertools.islice(hits, k)
+    return [hit if hit.rank == rank else replace(hit, rank=rank) for rank, hit in enumerate(best, start=1)]
+
+
+def merge_hits(shards: Sequence[Sequence[Hit]], k: int, *, unique: bool = False) -> list[Hit]:
+    """The best ``k`` hits of one query over shards that each give theirs best first; if ``unique``, one of each picture."""
+    merged = heapq.merge(*shards, key=order)
+    return ranked(first_of_pictures(merged) if unique else merged, k)
+
+
+def merge_batches(results: Sequence[ShardHits], k: int, *, unique: bool = False) -> list[list[Hit]]:
     """:func:`merge_hits` for every query of a batch.
 
     Raises:
@@ -45,4 +60,6 @@ def merge_batches(results: Sequence[ShardHits], k: int) -> list[list[Hit]]:
             f"Refused to merge hits of different index versions: {', '.join(sorted(versions))}. "
             "Point every shard to the same index and ask again."
         )
-    return [merge_hits(shards, k) for shards in zip(*(result.queries for result in results), strict=True)]
+    return [
+        merge_hits(shards, k, unique=unique) for shards in zip(*(result.queries for result in results), strict=True)
+    ]

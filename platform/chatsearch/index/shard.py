@@ -1,10 +1,14 @@
 """One shard of a gallery index: a FAISS file and the items it stands for.
 
-Shape suffixes: B queries, P queries of one round, K candidates fetched per query, N items of the shard, D retrieval dimension.
+Shape suffixes: B queries, P queries of one round, K candidates fetched per query, N items of the shard, D retrieval
+dimension.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import faiss
@@ -14,9 +18,13 @@ from numpy.typing import NDArray
 from chatsearch.errors import ConfigError, CorruptArtefactError
 from chatsearch.index.approximate import keeps_vectors, propose, reach
 from chatsearch.index.canaries import Canaries, check_tie, read_canaries
+from chatsearch.index.columns import TableColumns
+from chatsearch.index.exhaustive import nearest
+from chatsearch.index.filters import Filter, check_filter
 from chatsearch.index.items import read_items
 from chatsearch.index.merge import ShardHits
 from chatsearch.index.search_parameters import SearchParameters
+from chatsearch.index.selection import Selection
 from chatsearch.index.vectors import (
     Exclusions,
     Float32,
@@ -24,7 +32,6 @@ from chatsearch.index.vectors import (
     check_k,
     check_queries,
     exact_scores,
-    score_error,
 )
 from chatsearch.kinds import GALLERY_INDEX
 from chatsearch.manifest import Artefact, open_artefact
@@ -34,6 +41,13 @@ _SPARE = 8
 """Candidates fetched beyond ``k``: enough to settle nearly every query in the first round."""
 _MAX_GATHERED = 1 << 24
 """Numbers gathered at a time for exact scoring (128 MiB)."""
+SCANNED_ROWS = 4096
+"""Where filter and dead rows leave no more, all of them are scored, whatever the kind of index: that is as fast as what FAISS does
+with a selector, and exact."""
+SCANNED_SHARE = 0.25
+"""Of this share or less of a flat index the rows are gathered and scored alone; of more, all are scored, which needs no copy."""
+_KEPT_FILTERS = 16
+"""Filters whose rows a shard remembers: some ten bytes a row, and copies of few vectors."""
 
 
 def index_name(shard: int) -> str:
@@ -75,6 +89,8 @@ class IndexShard:
         facts = artefact.manifest.facts
         self.kind: str = facts["kind"]
         self.dimension: int = facts["dimension"]
+        self.gallery_fields = recorded_fields(artefact)
+        """See :func:`recorded_fields`."""
         names = [index_name(shard), items_name(shard)]
         names += [] if keeps_vectors(self.kind) else [vectors_name(shard)]
         names += [canaries_name(shard)] if "ties" in facts else []  # indices of earlier versions have neither
@@ -90,6 +106,8 @@ class IndexShard:
         else:
             self._vectors_ND = np.load(paths[vectors_name(shard)], mmap_mode="r", allow_pickle=False)
         self._id_order_N = self.items.id_order()
+        # The cache knows what it needs alone: through a method it would hold this shard, and the shard the cache.
+        self._matching = lru_cache(_KEPT_FILTERS)(partial(_matching, self.items.columns(), self._vectors_ND))
         self._where = f"Shard {shard} of {artefact.uri}"
         self._canaries: Canaries | None = None
         if canaries_name(shard) in paths:
@@ -142,12 +160,15 @@ class IndexShard:
         exclude: Exclusions = (),
         dead_N: NDArray[np.bool_] | None = None,
         parameters: SearchParameters | None = None,
+        *,
+        filter: Filter | None = None,
+        unique: bool = False,
     ) -> ShardHits:
         """The best ``k`` items of every query in this shard: all there are when ``k`` exceeds them.
 
-        FAISS proposes; the exact score decides. The float32 scores of a flat index depend on batch and shard in the last bits, so
-        candidates are fetched until none that was left out could still belong to the answer. An approximate index may leave out
-        items of the answer, but gives ``k`` of them where there are so many.
+        FAISS proposes; the exact score decides. Float32 scores depend on batch and shard in the last bits, so candidates are fetched
+        until none that was left out could still belong to the answer. An approximate index may leave out items of the answer, but
+        gives ``k`` of them where there are so many. It answers exactly where filter and dead rows leave few.
 
         Args:
             queries_BD: query embeddings of the model the index was built with.
@@ -155,120 +176,168 @@ class IndexShard:
             exclude: content hashes to leave out, one collection per query.
             dead_N: rows that count as not there, for all queries; None where all count.
             parameters: how far to look in an approximate index; None as its build set it.
+            filter: what the metadata of an item must be. A field that no item of this shard has is none's; whether the gallery has it
+                is for the caller to check, see :func:`~chatsearch.index.filters.check_fields`.
+            unique: one hit of each picture at most.
 
         Raises:
-            InputError: for a bad ``k``, query or exclusion list, or a parameter that this kind of index does not take.
+            InputError: for a bad ``k``, query or exclusion list, a parameter that this kind of index does not take, or no filter.
         """
-        k = check_k(k)
         queries_BD = check_queries(queries_BD, self.dimension)
+        check_filter(filter)
+        selected = self._selected(filter, dead_N)
+        num_rows = len(self) if selected is None else selected.num_rows
         exclusions = check_exclusions(exclude, len(queries_BD))
+        request = _Request(queries_BD, check_k(k), exclusions, unique, selected, num_rows)
         parameters = (parameters or SearchParameters()).over(self._defaults, self.kind)
-        if self.kind != "flat":
-            return ShardHits(
-                self.version, self.shard, tuple(self._approximate(queries_BD, k, exclusions, dead_N, parameters))
-            )
-        answers: list[tuple[Hit, ...]] = [()] * len(queries_BD)
-        num_alive = len(self) - (0 if dead_N is None else int(np.count_nonzero(dead_N)))
-        wanted = k + _SPARE + max((len(hashes) for hashes in exclusions), default=0)
-        if dead_N is not None and num_alive < len(self) and wanted >= num_alive:
-            return ShardHits(self.version, self.shard, self._rank_alive(queries_BD, k, exclusions, ~dead_N))
-        open_P = list(range(len(queries_BD))) if len(self) else []
-        # As many more as there are dead ones among the rows, on average.
-        fetch = min(len(self), -(-wanted * len(self) // max(1, num_alive)))
-        while open_P:
-            still_open = []
-            step = max(1, _MAX_GATHERED // (fetch * self.dimension))
-            for start in range(0, len(open_P), step):
-                queries = open_P[start : start + step]
-                found = self._fetch(queries_BD[queries], k, fetch, [exclusions[query] for query in queries], dead_N)
-                for query, hits in zip(queries, found, strict=True):
-                    if hits is None:
-                        still_open.append(query)
-                    else:
-                        answers[query] = hits
-            open_P = still_open
-            fetch = min(len(self), 4 * fetch)
-        return ShardHits(self.version, self.shard, tuple(answers))
+        answers = [_NOTHING] * len(queries_BD)
+        if num_rows:
+            open_P = list(range(len(queries_BD)))
+            if self.kind != "flat" and (selected is None or num_rows > SCANNED_ROWS):
+                open_P = self._propose(request, parameters, answers)
+            self._settle(request, open_P, answers)
+        return ShardHits(self.version, self.shard, self._hits(answers))
 
-    def _fetch(
-        self,
-        queries_PD: Float32,
-        k: int,
-        fetch: int,
-        exclusions: list[frozenset[str]],
-        dead_N: NDArray[np.bool_] | None,
-    ) -> list[tuple[Hit, ...] | None]:
-        """Answers from ``fetch`` candidates a query; None where one that was not fetched could still belong to the answer."""
-        approximate_PK, ids_PK = self._index.search(queries_PD, fetch)
-        rows_PK = np.searchsorted(self._faiss_ids_N, ids_PK)
-        found_PK = ids_PK >= 0  # FAISS fills empty places with -1
-        rows_PK[~found_PK] = 0
-        scores_PK = exact_scores(self._vectors_ND[rows_PK], queries_PD[:, None, :])
-        scores_PK[~found_PK] = -np.inf
-        if dead_N is not None:
-            scores_PK[dead_N[rows_PK]] = -np.inf
-        best_PK = np.lexsort((self._id_order_N[rows_PK], -scores_PK), axis=-1)
-        bound_P = approximate_PK[:, -1] + score_error(self.dimension)
-        answers: list[tuple[Hit, ...] | None] = []
-        for place, exclude in enumerate(exclusions):
-            best_K = best_PK[place]
-            hits = self._best(rows_PK[place, best_K], scores_PK[place, best_K], k, exclude)
-            settled = fetch == len(self) or (len(hits) == k and hits[-1].score > bound_P[place])
-            answers.append(hits if settled else None)
-        return answers
+    def _selected(self, filter: Filter | None, dead_N: NDArray[np.bool_] | None) -> Selection | None:
+        """Rows that may be found; None where all may."""
+        if filter is None:
+            return None if dead_N is None or not dead_N.any() else Selection(~dead_N, self._vectors_ND)
+        selected = self._matching(filter)
+        return selected if dead_N is None else selected.without(dead_N)
 
-    def _approximate(
-        self,
-        queries_BD: Float32,
-        k: int,
-        exclusions: list[frozenset[str]],
-        dead_N: NDArray[np.bool_] | None,
-        parameters: SearchParameters,
-    ) -> list[tuple[Hit, ...]]:
-        """Answers from what FAISS proposes; of queries that lack hits, from further away, and at last from all rows."""
+    def _propose(self, request: _Request, parameters: SearchParameters, answers: list[_Answer]) -> list[int]:
+        """Answer from what an approximate index proposes, and queries that lack hits from further away. Returns those that still do."""
         assert parameters.num_reranked is not None
-        alive_N = np.ones(len(self), dtype=np.bool_) if dead_N is None else ~dead_N
-        num_alive = int(np.count_nonzero(alive_N))
-        wanted = k + max((len(hashes) for hashes in exclusions), default=0)
-        answers: list[tuple[Hit, ...]] = [()] * len(queries_BD)
-        open_P = list(range(len(queries_BD))) if num_alive else []
+        open_P = list(range(len(request.queries_BD)))
+        least = self._num_fetched(request)
+        fetch = min(max(parameters.num_reranked, least), request.num_rows)
         attempt: SearchParameters | None = parameters
-        while open_P and attempt is not None and wanted < num_alive:
-            fetch = min(max(parameters.num_reranked, wanted), num_alive)
-            selected_N = None if num_alive == len(self) else alive_N
-            rows_PK = propose(self._index, queries_BD[open_P], fetch, selected_N, attempt)
-            for query, rows_K in zip(open_P, rows_PK, strict=True):
-                answers[query] = self._rank(rows_K[rows_K >= 0], queries_BD[query], k, exclusions[query])
-            open_P = [query for query in open_P if len(answers[query]) < k]
+        while open_P and attempt is not None and least < request.num_rows:
+            proposed_PK = propose(self._index, request.queries_BD[open_P], fetch, request.selected, attempt)
+            for query, proposed_K in zip(open_P, proposed_PK, strict=True):
+                rows_K = proposed_K[proposed_K >= 0]
+                scores_K = exact_scores(self._vectors_ND[rows_K], request.queries_BD[query])
+                best_K = np.lexsort((self._id_order_N[rows_K], -scores_K))
+                answers[query] = self._best(rows_K[best_K], scores_K[best_K], request, query)
+            open_P = [query for query in open_P if len(answers[query]) < request.k]
             attempt = attempt.wider(reach(self._index, attempt))
-        for query in open_P:
-            answers[query] = self._rank(np.flatnonzero(alive_N), queries_BD[query], k, exclusions[query])
-        return answers
+        return open_P
 
-    def _rank_alive(
-        self, queries_BD: Float32, k: int, exclusions: list[frozenset[str]], alive_N: NDArray[np.bool_]
-    ) -> tuple[tuple[Hit, ...], ...]:
-        """Answers from all living rows, where they are too few to be looked for among the dead."""
-        rows_K = np.flatnonzero(alive_N)
-        queries = zip(queries_BD, exclusions, strict=True)
-        return tuple(self._rank(rows_K, query_D, k, exclude) for query_D, exclude in queries)
+    def _settle(self, request: _Request, open_P: list[int], answers: list[_Answer]) -> None:
+        """Answer exactly."""
+        fetch = self._num_fetched(request) + _SPARE
+        if request.selected is not None and request.num_rows > SCANNED_SHARE * len(self):
+            # As many more as there are rows that do not count among those that do, on average.
+            more = -(-fetch * len(self) // request.num_rows)
+            if more < len(self):
+                open_P = self._settle_among(None, request, more, open_P, answers)
+        while open_P:
+            fetch = min(fetch, request.num_rows)
+            open_P = self._settle_among(request.selected, request, fetch, open_P, answers)
+            fetch *= 4
 
-    def _rank(self, rows_K: NDArray[np.int64], query_D: Float32, k: int, exclude: frozenset[str]) -> tuple[Hit, ...]:
-        """The best of some rows by their exact scores."""
-        scores_K = exact_scores(self._vectors_ND[rows_K], query_D)
-        best_K = np.lexsort((self._id_order_N[rows_K], -scores_K))
-        return self._best(rows_K[best_K], scores_K[best_K], k, exclude)
+    def _settle_among(
+        self,
+        among: Selection | None,
+        request: _Request,
+        fetch: int,
+        open_P: list[int],
+        answers: list[_Answer],
+    ) -> list[int]:
+        """Answer from ``fetch`` candidates a query among the selected rows or all. Returns the queries for which one that
+        was not fetched could still belong to the answer.
+        """
+        still_open = []
+        step = max(1, _MAX_GATHERED // (fetch * self.dimension))
+        fetches_all = fetch == (len(self) if among is None else among.num_rows)
+        for start in range(0, len(open_P), step):
+            queries = open_P[start : start + step]
+            queries_PD = request.queries_BD[queries]
+            rows_PK, bound_P = nearest(self._vectors_ND, among, queries_PD, fetch)
+            scores_PK = exact_scores(self._vectors_ND[rows_PK], queries_PD[:, None, :])
+            if among is None and request.selected is not None:
+                scores_PK[~request.selected.mask_N[rows_PK]] = -np.inf
+            best_PK = np.lexsort((self._id_order_N[rows_PK], -scores_PK), axis=-1)
+            for place, query in enumerate(queries):
+                best_K = best_PK[place]
+                answer = self._best(rows_PK[place, best_K], scores_PK[place, best_K], request, query)
+                answers[query] = answer
+                if not fetches_all and (len(answer) < request.k or answer.scores_k[-1] <= bound_P[place]):
+                    still_open.append(query)
+        return still_open
 
-    def _best(self, rows_K: NDArray[np.int64], scores_K: Float32, k: int, exclude: frozenset[str]) -> tuple[Hit, ...]:
-        hits: list[Hit] = []
-        for row, score in zip(rows_K.tolist(), scores_K.tolist(), strict=True):
-            if len(hits) == k or score == -np.inf:
+    def _num_fetched(self, request: _Request) -> int:
+        """Candidates that hold ``k`` hits: those left out are no more than this, and a picture has so many items on average."""
+        num = request.k + max((len(hashes) for hashes in request.exclusions), default=0)
+        return -(-num * len(self) // self._num_pictures) if request.unique else num
+
+    @cached_property
+    def _num_pictures(self) -> int:
+        return self.items.num_pictures()
+
+    def _best(self, rows_K: NDArray[np.int64], scores_K: Float32, request: _Request, query: int) -> _Answer:
+        """The rows of a query's hits among rows in order; a score of minus infinity ends them."""
+        rows_K = rows_K[: np.count_nonzero(scores_K > -np.inf)]
+        left_out = set(request.exclusions[query])
+        if not left_out and not request.unique:
+            return _Answer(rows_K[: request.k], scores_K[: request.k])
+        places: list[int] = []
+        for place, picture in enumerate(self.items.content_hashes(rows_K)):
+            if len(places) == request.k:
                 break
-            if exclude and self.items.content_hash(row) in exclude:
-                continue
-            item = self.items.item(row)
-            hits.append(Hit(item.item_id, score, len(hits) + 1, item.content_hash, item.metadata))
-        return tuple(hits)
+            if picture not in left_out:
+                places.append(place)
+                if request.unique:
+                    left_out.add(picture)
+        return _Answer(rows_K[places], scores_K[places])
+
+    def _hits(self, answers: Sequence[_Answer]) -> tuple[tuple[Hit, ...], ...]:
+        items = iter(self.items.items(np.concatenate([answer.rows_k for answer in answers])) if answers else ())
+        return tuple(
+            tuple(
+                Hit(item.item_id, score, rank, item.content_hash, item.metadata)
+                for rank, (score, item) in enumerate(zip(answer.scores_k.tolist(), items, strict=False), start=1)
+            )
+            for answer in answers
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Rows and scores of the hits of one query."""
+
+    rows_k: NDArray[np.int64]
+    scores_k: Float32
+
+    def __len__(self) -> int:
+        return len(self.rows_k)
+
+
+_NOTHING = _Answer(np.empty(0, np.int64), np.empty(0, np.float32))
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A checked search."""
+
+    queries_BD: Float32
+    k: int
+    exclusions: list[frozenset[str]]
+    unique: bool
+    selected: Selection | None
+    """Rows that may be found; None where all may."""
+    num_rows: int
+    """How many they are."""
+
+
+def recorded_fields(artefact: Artefact) -> frozenset[str] | None:
+    """Names of the metadata of a whole index as its manifest holds them; None where it does not."""
+    fields: list[str] | None = artefact.manifest.facts.get("fields")
+    return None if fields is None else frozenset(fields)
+
+
+def _matching(columns: TableColumns, vectors_ND: Float32, filter: Filter) -> Selection:
+    return Selection(filter.mask_N(columns), vectors_ND)
 
 
 def _read_index(path: str) -> Any:

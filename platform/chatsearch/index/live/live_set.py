@@ -34,6 +34,8 @@ class _Applied:
     start: int
     stop: int
     deleted: tuple[str, ...]
+    fields: frozenset[str]
+    """Names of the metadata of all its items, also of those that other readers hold."""
 
 
 class LiveSet:
@@ -76,11 +78,12 @@ class LiveSet:
         tables = {shard: index.items for shard, index in self._shards.items()}
         self._catalogue = Catalogue(tables, version.num_shards, shards)
         self._segment = Segment(version.lineage.dimension)
+        self._fields = _fields_of_base(self._shards)
         self._applied: dict[int, _Applied] = {}
         for number in version.numbers():
             done = kept._applied.get(number) if kept else None
             if kept and done:
-                self._add(number, *kept._segment.rows(done.start, done.stop), done.deleted)
+                self._add(number, *kept._segment.rows(done.start, done.stop), done.deleted, done.fields)
                 continue
             entry = known.get(number) or log.read(number)
             if entry.batch is not None:
@@ -102,19 +105,29 @@ class LiveSet:
                     f"{lineage.feature_dimension} wide. Roll back to a version before it."
                 )
             vectors_MD = self._projection.apply(batch.cls_ND[rows])
-        self._add(number, [batch.items[row] for row in rows], vectors_MD, batch.deleted)
+        fields = frozenset().union(*(item.metadata for item in batch.items))
+        self._add(number, [batch.items[row] for row in rows], vectors_MD, batch.deleted, fields)
 
     def view(self, version: Version) -> View:
         """What the set answers with as it is now."""
         dead = {shard: dead_N.copy() for shard, dead_N in self._catalogue.dead.items()}
-        return View(version, self._shards, dead, self._segment.view(), len(self._catalogue))
+        return View(version, self._shards, dead, self._segment.view(), len(self._catalogue), self._fields)
 
-    def _add(self, number: int, items: list[GalleryItem], vectors_MD: Float32, deleted: tuple[str, ...]) -> None:
+    def _add(
+        self,
+        number: int,
+        items: list[GalleryItem],
+        vectors_MD: Float32,
+        deleted: tuple[str, ...],
+        fields: frozenset[str],
+    ) -> None:
         start = len(self._segment)
         self._catalogue.apply(number, Batch(tuple(items), vectors_MD, deleted))
         self._segment.drop(deleted)
         self._segment.append(items, vectors_MD)
-        self._applied[number] = _Applied(start, len(self._segment), deleted)
+        self._applied[number] = _Applied(start, len(self._segment), deleted, fields)
+        if self._fields is not None and not fields <= self._fields:
+            self._fields |= fields
 
 
 def open_shards(log: Log, version: Version, shards: Collection[int] | None) -> dict[int, IndexShard]:
@@ -129,3 +142,12 @@ def open_shards(log: Log, version: Version, shards: Collection[int] | None) -> d
     index = open_pinned(log.folder, version.base.index, GALLERY_INDEX)
     wanted = range(version.num_shards) if shards is None else sorted(shards)
     return {shard: IndexShard.open(index, shard) for shard in wanted}
+
+
+def _fields_of_base(shards: Mapping[int, IndexShard]) -> frozenset[str] | None:
+    fields: frozenset[str] = frozenset()
+    for shard in shards.values():
+        if shard.gallery_fields is None:
+            return None
+        fields |= shard.gallery_fields
+    return fields

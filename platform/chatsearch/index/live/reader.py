@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatsearch.errors import ChatSearchError, CorruptArtefactError, InputError, MissingInputError, StorageError
+from chatsearch.index.filters import Filter
 from chatsearch.index.live.entry import Entry
 from chatsearch.index.live.live_set import LiveSet, open_shards
 from chatsearch.index.live.log import Log, check_order
@@ -108,6 +109,9 @@ class LiveGallery:
         k: int,
         exclude: Exclusions = (),
         parameters: SearchParameters | None = None,
+        *,
+        filter: Filter | None = None,
+        unique: bool = False,
     ) -> list[list[Hit]]:
         """See :meth:`chatsearch.index.gallery.GalleryIndex.search`; deleted items are never found.
 
@@ -115,7 +119,7 @@ class LiveGallery:
             CorruptArtefactError: a base shard has failed its canaries and could not be opened anew, see :meth:`check`.
         """
         self._refuse_broken()
-        return self.view.search(queries_BD, k, exclude, self._pool, parameters)
+        return self.view.search(queries_BD, k, exclude, self._pool, parameters, filter=filter, unique=unique)
 
     def shard_hits(
         self,
@@ -124,6 +128,8 @@ class LiveGallery:
         exclude: Exclusions = (),
         parameters: SearchParameters | None = None,
         *,
+        filter: Filter | None = None,
+        unique: bool = False,
         at: int | None = None,
     ) -> ShardHits:
         """The same for a process that serves some shards, with the version it answered from.
@@ -133,6 +139,8 @@ class LiveGallery:
             k: number of hits wanted.
             exclude: content hashes to leave out, one collection per query.
             parameters: how far to look in an approximate base; None as its build set it.
+            filter: what the metadata of an item must be; None takes any.
+            unique: one hit of each picture at most.
             at: version to answer from, so that the answers of several processes belong together; None takes the newest.
 
         Raises:
@@ -147,7 +155,7 @@ class LiveGallery:
             raise InputError(
                 f"Version {at} of the gallery is not held; this reader has {', '.join(map(str, views))}. Ask for one of them."
             )
-        hits = view.search(queries_BD, k, exclude, self._pool, parameters)
+        hits = view.search(queries_BD, k, exclude, self._pool, parameters, filter=filter, unique=unique)
         version = f"{self._last.header.gallery}@{view.version.number}"
         return ShardHits(version, min(self._shards or (0,)), tuple(map(tuple, hits)))
 

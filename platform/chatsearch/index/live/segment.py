@@ -1,20 +1,27 @@
 """The log's items in memory, searched exactly: what was added since the base was built.
 
-Shape suffixes: B queries, N rows of the segment, M rows added, K candidates, D retrieval dimension.
+Shape suffixes: B queries, N rows of the segment, n rows that may be found, M rows added, K candidates, D retrieval dimension.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chatsearch.index.columns import ItemColumns
+from chatsearch.index.filters import Filter
+from chatsearch.index.merge import first_of_pictures, ranked
 from chatsearch.index.vectors import Float32, exact_scores, score_error
 from chatsearch.types import GalleryItem, Hit
 
 _FIRST_CAPACITY = 1024
+_GATHERED_SHARE = 0.25
+"""Of this share of the rows or less, copies are scored; of more, all rows."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,7 @@ class SegmentView:
     alive_N: NDArray[np.bool_]
     rows_of_id: dict[str, list[int]]
     rows_of_hash: dict[str, list[int]]
+    columns: ItemColumns
 
     def find(self, item_id: str) -> GalleryItem | None:
         """The living item with this id, or None."""
@@ -34,38 +42,63 @@ class SegmentView:
                 return self.items[row] if self.alive_N[row] else None
         return None
 
-    def search(self, queries_BD: Float32, k: int, exclusions: Sequence[frozenset[str]]) -> list[list[Hit]]:
+    def search(
+        self,
+        queries_BD: Float32,
+        k: int,
+        exclusions: Sequence[frozenset[str]],
+        *,
+        filter: Filter | None = None,
+        unique: bool = False,
+    ) -> list[list[Hit]]:
         """The best ``k`` living rows of every query, which :func:`~chatsearch.index.vectors.check_queries` has made unit rows."""
-        if not self.alive_N.any():
+        counted_N = self.alive_N
+        if filter is not None:
+            counted_N = counted_N & filter.mask_N(self.columns.first(len(counted_N)))
+        rows_n = np.flatnonzero(counted_N)
+        if len(rows_n) == 0:
             return [[] for _ in queries_BD]
-        approximate_BN = queries_BD @ self.vectors_ND.T
-        return [
-            self._best(query_D, approximate_N, k, exclude)
-            for query_D, approximate_N, exclude in zip(queries_BD, approximate_BN, exclusions, strict=True)
-        ]
+        if len(rows_n) <= _GATHERED_SHARE * len(counted_N):
+            approximate_Bn = queries_BD @ self.vectors_ND[rows_n].T
+        else:
+            approximate_Bn = (queries_BD @ self.vectors_ND.T)[:, rows_n]
+        answers = []
+        for query_D, approximate_n, exclude in zip(queries_BD, approximate_Bn, exclusions, strict=True):
+            places_n: Any = slice(None)
+            if exclude:
+                left_out = [row for picture in exclude for row in self.rows_of_hash.get(picture, ())]
+                places_n = ~np.isin(rows_n, left_out)
+            answers.append(self._best(query_D, rows_n[places_n], approximate_n[places_n], k, unique))
+        return answers
 
-    def _best(self, query_D: Float32, approximate_N: Float32, k: int, exclude: frozenset[str]) -> list[Hit]:
-        alive_N = self.alive_N
-        if exclude:
-            alive_N = alive_N.copy()
-            for content_hash in exclude:
-                rows = self.rows_of_hash.get(content_hash, ())
-                alive_N[[row for row in rows if row < len(alive_N)]] = False
-        rows_K = np.flatnonzero(alive_N)
-        if len(rows_K) > k:
-            scores_K = approximate_N[rows_K]
-            # A row this far below the k-th approximate score cannot be among the best k exact ones.
-            floor = np.partition(scores_K, len(rows_K) - k)[len(rows_K) - k] - 2 * score_error(len(query_D))
-            rows_K = rows_K[scores_K >= floor]
+    def _best(
+        self, query_D: Float32, rows_n: NDArray[np.int64], approximate_n: Float32, k: int, unique: bool
+    ) -> list[Hit]:
+        """The best of some rows, of which the float32 scores are known."""
+        num, error = k, score_error(len(query_D))
+        while True:
+            bound, rows_K = -math.inf, rows_n
+            if len(rows_n) > num:
+                # A row this far below the num-th approximate score cannot be among the best num exact ones.
+                floor = np.partition(approximate_n, len(rows_n) - num)[len(rows_n) - num] - 2 * error
+                bound, rows_K = floor + error, rows_n[approximate_n >= floor]
+            hits = self._ranked(query_D, rows_K, k, unique)
+            # Items of one picture may have taken the places of others, which then lie further below.
+            if len(rows_K) == len(rows_n) or (len(hits) == k and hits[-1].score >= bound):
+                return hits
+            num *= 4
+
+    def _ranked(self, query_D: Float32, rows_K: NDArray[np.int64], k: int, unique: bool) -> list[Hit]:
         scores = exact_scores(self.vectors_ND[rows_K], query_D).tolist()
         best = sorted(
             zip(rows_K.tolist(), scores, strict=True), key=lambda pair: (-pair[1], self.items[pair[0]].item_id)
         )
-        return [
-            Hit(item.item_id, score, rank, item.content_hash, item.metadata)
-            for rank, (row, score) in enumerate(best[:k], start=1)
+        hits = (
+            Hit(item.item_id, score, 0, item.content_hash, item.metadata)
+            for row, score in best
             for item in (self.items[row],)
-        ]
+        )
+        return ranked(first_of_pictures(hits) if unique else hits, k)
 
 
 class Segment:
@@ -77,6 +110,7 @@ class Segment:
         self._alive_N = np.zeros(_FIRST_CAPACITY, np.bool_)
         self._rows_of_id: dict[str, list[int]] = {}
         self._rows_of_hash: dict[str, list[int]] = {}
+        self._columns = ItemColumns(self._items)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -113,6 +147,7 @@ class Segment:
             self._alive_N[:num_rows].copy(),
             self._rows_of_id,
             self._rows_of_hash,
+            self._columns,
         )
 
     def _reserve(self, num_rows: int) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from chatsearch.index.build import build_index
 from chatsearch.index.config import IndexConfig
 from chatsearch.index.exact import ExactIndex
+from chatsearch.index.filters import Filter
 from chatsearch.index.live.batch import Features
 from chatsearch.index.live.create import create_gallery
 from chatsearch.index.live.reader import LiveGallery
@@ -62,13 +63,21 @@ def gallery_over_index(base: str, num_items: int, num_shards: int = 2) -> tuple[
 
 
 def expected(
-    live: Mapping[str, int], queries_BD: np.ndarray, k: int, exclude: Sequence[set[str]] = (), *, seed: int = 0
+    live: Mapping[str, int],
+    queries_BD: np.ndarray,
+    k: int,
+    exclude: Sequence[set[str]] = (),
+    *,
+    seed: int = 0,
+    filter: Filter | None = None,
+    unique: bool = False,
 ) -> list[list[Hit]]:
     """What an exact search over these items finds."""
     if not live:
         return [[] for _ in queries_BD]
     projected_Nd = rows(list(live.values())).astype(np.float64) @ weights(seed).T.astype(np.float64)
-    return ExactIndex([item(i, n) for i, n in live.items()], projected_Nd).search(queries_BD, k, exclude)
+    oracle = ExactIndex([item(i, n) for i, n in live.items()], projected_Nd)
+    return oracle.search(queries_BD, k, exclude, filter=filter, unique=unique)
 
 
 def found(gallery: LiveGallery, k: int = 50) -> set[str]:

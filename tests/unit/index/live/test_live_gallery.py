@@ -9,6 +9,7 @@ import tempfile
 import numpy as np
 import pytest
 from chatsearch.errors import GalleryError, InputError
+from chatsearch.index.filters import AnyOf, Between, OneOf
 from chatsearch.index.live.compact import Compacted, build_base
 from chatsearch.index.live.forget import forget
 from chatsearch.index.live.reader import LiveGallery
@@ -22,6 +23,7 @@ from tests.unit.index.synthetic import RETRIEVAL_DIM, picture_hash
 
 IDS = st.sampled_from([f"é{n}" for n in range(12)])
 NUMBERS = st.integers(0, 9)
+FILTER = AnyOf((OneOf("number", ("2", "3", "9")), Between("number", above=4, at_most=7)))
 CHANGES = st.dictionaries(IDS, NUMBERS, min_size=1, max_size=5)
 
 
@@ -148,6 +150,11 @@ class GalleryMachine(RuleBasedStateMachine):
         exclude = [{picture_hash(3)}, set()]
         for k in (1, 4, 30):
             assert self.reader.search(queries_BD, k, exclude) == expected(self.live, queries_BD, k, exclude)
+            if self.live:
+                asked = {"filter": FILTER, "unique": k > 1}
+                assert self.reader.search(queries_BD, k, exclude, **asked) == expected(
+                    self.live, queries_BD, k, exclude, **asked
+                )
 
     def teardown(self) -> None:
         if hasattr(self, "writer"):

@@ -1,0 +1,50 @@
+"""The best of all or of some rows by their float32 scores: FAISS' proposals where none may be missed.
+
+Shape suffixes: P queries, K rows proposed per query, N rows of a shard, n selected ones, D retrieval dimension.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from chatsearch.index.selection import Selection
+from chatsearch.index.vectors import Float32, score_error
+
+_FAISS: Any = faiss
+"""Its annotations are those of C++: they know neither keywords nor arrays."""
+
+
+def nearest(
+    vectors_ND: Float32, selected: Selection | None, queries_PD: Float32, num: int
+) -> tuple[NDArray[np.int64], Float32]:
+    """The rows that score best, (P, K), and what no other row can exceed by its exact score, (P).
+
+    Args:
+        vectors_ND: unit vectors.
+        selected: rows to choose among; None for all.
+        queries_PD: unit vectors.
+        num: K, as many rows as there are at most.
+    """
+    if selected is None:
+        rows_PK, scores_PK = _nearest(vectors_ND, queries_PD, num)
+        return rows_PK, scores_PK[:, -1] + score_error(vectors_ND.shape[1])
+    parts = []
+    for rows_n, vectors_nD in selected.blocks():
+        places_PK, scores_PK = _nearest(vectors_nD, queries_PD, min(num, len(rows_n)))
+        parts.append((rows_n[places_PK], scores_PK))
+    rows_PK = np.concatenate([rows for rows, _ in parts], axis=1)
+    scores_PK = np.concatenate([scores for _, scores in parts], axis=1)
+    if len(parts) > 1:
+        best_PK = np.argsort(-scores_PK, axis=1)[:, :num]
+        rows_PK = np.take_along_axis(rows_PK, best_PK, axis=1)
+        scores_PK = np.take_along_axis(scores_PK, best_PK, axis=1)
+    return rows_PK, scores_PK[:, -1] + score_error(vectors_ND.shape[1])
+
+
+def _nearest(vectors_nD: Float32, queries_PD: Float32, num: int) -> tuple[NDArray[np.int64], Float32]:
+    scores_PK, places_PK = _FAISS.knn(queries_PD, vectors_nD, num, metric=faiss.METRIC_INNER_PRODUCT)
+    return places_PK, scores_PK
