@@ -1,8 +1,9 @@
-"""Attention within packed documents: three ways to one result.
+"""Attention within packed documents: four ways to one result.
 
     sdpa     scaled dot product attention under a dense block-diagonal causal mask: any device, any precision
     flex     FlexAttention under a mask of blocks: those without a pair to attend are skipped; forward only on a CPU
     varlen   FlashAttention over all documents of all rows laid end to end: half precision on a CUDA device alone
+    buckets  documents of about one length as a batch, without a mask: what a CPU does best (:mod:`chatsearch.model.bucketed`)
 
 sdpa works on all L x L pairs of a row, the others on about the sum of the documents' squared lengths.
 
@@ -27,9 +28,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from chatsearch.errors import ConfigError
+from chatsearch.model.bucketed import Buckets, bucketed_attention
 from chatsearch.model.config import Attention
 
-Kernel = Literal["sdpa", "flex", "varlen"]
+Kernel = Literal["sdpa", "flex", "varlen", "buckets"]
 
 _NAME = "chatsearch_packed"
 _HALF = (torch.bfloat16, torch.float16)
@@ -45,7 +47,7 @@ def register() -> str:
 
 
 def choose(wanted: Attention, device: torch.device, dtype: torch.dtype) -> Kernel:
-    """The kernel for a pass without a cache. ``auto`` is varlen wherever that runs, else sdpa.
+    """The kernel for a pass without a cache. ``auto`` is varlen wherever that runs, buckets on a CPU, else sdpa.
 
     Args:
         wanted: the setting.
@@ -62,7 +64,7 @@ def choose(wanted: Attention, device: torch.device, dtype: torch.dtype) -> Kerne
         and torch.cuda.get_device_capability(device) >= (8, 0)
     )
     if wanted == "auto":
-        return "varlen" if runs_varlen else "sdpa"
+        return "varlen" if runs_varlen else "buckets" if device.type == "cpu" else "sdpa"
     if wanted == "varlen" and not runs_varlen:
         raise ConfigError(
             f"attention=varlen runs in bf16 on a CUDA device of compute capability 8.0 or later; this is {dtype} on {device}. "
@@ -95,6 +97,8 @@ def document_inputs(kernel: Kernel, position_ids_RL: Tensor) -> dict[str, Any]:
         return {"attention_mask": _block_mask(starts_RL.cumsum(1))}
     starts_N = starts_RL.flatten().nonzero().flatten()
     bounds_N1 = torch.cat([starts_N, starts_N.new_tensor([starts_RL.numel()])])
+    if kernel == "buckets":
+        return {"attention_mask": bounds_N1[None, None, None], "buckets": Buckets.of(bounds_N1)}
     longest = int(bounds_N1.diff().max())
     return {
         # Four dimensions: transformers takes such a mask for ready and hands it on as it is.
@@ -124,11 +128,17 @@ def attend(
     *,
     scaling: float,
     max_length_q: int | None = None,
+    buckets: Buckets | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it: (R, L, A, d), and no weights."""
     if isinstance(attention_mask, BlockMask):
         return _flex(query_RALd, key_RKLd, value_RKLd, attention_mask, scaling), None
+    if buckets is not None:
+        # Rotary embeddings come back in fp32 under autocast.
+        flat = [x.to(value_RKLd.dtype).transpose(1, 2).flatten(0, 1) for x in (query_RALd, key_RKLd, value_RKLd)]
+        out_PAd = bucketed_attention(*flat, buckets, scaling=scaling)
+        return out_PAd.unflatten(0, (len(query_RALd), -1)), None
     if max_length_q is not None:
         assert attention_mask is not None
         bounds_N1 = attention_mask.flatten()

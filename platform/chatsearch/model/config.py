@@ -17,7 +17,7 @@ from chatsearch.errors import ConfigError
 NUM_CONTROL_TOKENS = 2
 """``[IMG]`` and ``[/IMG]``, with the ids V and V + 1 after a text vocabulary of V."""
 
-Attention = Literal["auto", "sdpa", "flex", "varlen"]
+Attention = Literal["auto", "sdpa", "flex", "varlen", "buckets"]
 """How attention within packed documents is computed; see :mod:`chatsearch.model.attention`."""
 
 

@@ -124,7 +124,8 @@ class TrainConfig(Config):
     """Micro-batches per worker and step; they share one queue update."""
     activation_checkpointing: bool = False
     attention: Attention = runtime("auto")
-    """``auto`` takes ``varlen`` (FlashAttention over packed documents) in bf16 on a GPU, else ``sdpa`` under a mask."""
+    """``auto`` takes ``varlen`` (FlashAttention over packed documents) in bf16 on a GPU, ``buckets`` (documents of about one length
+    side by side) on a CPU, else ``sdpa`` under a mask."""
     num_workers: int = runtime(1, ge=0, le=4096)
     """Data-parallel workers. 0 runs the loop in this process, without a cluster. A run that :attr:`is_elastic` may be
     continued with another number."""

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from chatsearch.errors import ConfigError
 from chatsearch.model.attention import choose, document_inputs, document_starts
+from chatsearch.model.bucketed import Buckets
 from chatsearch.testing.tiny import tiny_config, tiny_searcher
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ from torch.nn.attention import varlen
 CONFIG = tiny_config()
 HIDDEN = CONFIG.language.hidden_size
 LENGTH = 48
-KERNELS = ("sdpa", "flex", "varlen")
+KERNELS = ("sdpa", "flex", "varlen", "buckets")
 
 packs = st.lists(st.lists(st.integers(2, 30), min_size=1, max_size=6), min_size=1, max_size=3).map(
     lambda rows: [[n for number, n in enumerate(row) if sum(row[: number + 1]) <= LENGTH] for row in rows]
@@ -121,19 +122,20 @@ def test_a_neighbour_changes_nothing_at_all(language, rows) -> None:
 
 @given(packs)
 @settings(max_examples=10)
-def test_varlen_has_the_gradients_of_the_dense_mask(language, rows) -> None:
+def test_other_kernels_have_the_gradients_of_the_dense_mask(language, rows) -> None:
     weights = list(language.decoder.layers.parameters())
     gradients = []
-    for kernel in ("sdpa", "varlen"):
+    for kernel in ("sdpa", "varlen", "buckets"):
         x_RLH = embeddings(len(rows)).requires_grad_()
         hidden_RLH = states(language, kernel, x_RLH, positions(rows))
         loss = sum(hidden_RLH[row, span].sin().sum() for row, span in spans(rows))
         gradients.append(torch.autograd.grad(loss, [x_RLH, *weights]))
-    for want, got in zip(*gradients, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    for wanted, *found in zip(*gradients, strict=True):
+        for got in found:
+            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kernel", ["flex", "varlen"])
+@pytest.mark.parametrize("kernel", ["flex", "varlen", "buckets"])
 def test_under_autocast_every_kernel_rounds_like_the_dense_mask(language, kernel) -> None:
     rows = [[7, 20, 9], [30, 18]]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -167,9 +169,22 @@ def test_varlen_hands_over_bounds_and_a_rounded_length() -> None:
     assert inputs["max_length_q"] == 128
 
 
-def test_on_a_cpu_auto_is_the_dense_mask() -> None:
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=12))
+def test_buckets_hold_every_position_once_and_waste_little(lengths) -> None:
+    bounds_N1 = torch.tensor([0, *lengths]).cumsum(0)
+    buckets = Buckets.of(bounds_N1)
+    num_places = sum(documents * width for documents, width in buckets.shapes)
+    assert len(buckets.position_M) == len(buckets.kept_M) == num_places
+    assert sum(documents for documents, _ in buckets.shapes) == len(lengths)
+    assert torch.equal(buckets.position_M[buckets.place_P], torch.arange(sum(lengths)))
+    assert buckets.kept_M[buckets.place_P].all()
+    assert int(buckets.kept_M.sum()) == sum(lengths)
+    assert num_places <= sum(max(length + 15, 1.25 * length) for length in lengths)
+
+
+def test_on_a_cpu_auto_are_buckets() -> None:
     for dtype in (torch.float32, torch.bfloat16):
-        assert choose("auto", torch.device("cpu"), dtype) == "sdpa"
+        assert choose("auto", torch.device("cpu"), dtype) == "buckets"
 
 
 def test_a_kernel_that_does_not_run_here_is_refused_with_what_to_set() -> None:
