@@ -136,8 +136,10 @@ def attend(
         return _flex(query_RALd, key_RKLd, value_RKLd, attention_mask, scaling), None
     if buckets is not None:
         # Rotary embeddings come back in fp32 under autocast.
-        flat = [x.to(value_RKLd.dtype).transpose(1, 2).flatten(0, 1) for x in (query_RALd, key_RKLd, value_RKLd)]
-        out_PAd = bucketed_attention(*flat, buckets, scaling=scaling)
+        query_PAd, key_PKd, value_PKd = (
+            x.to(value_RKLd.dtype).transpose(1, 2).flatten(0, 1) for x in (query_RALd, key_RKLd, value_RKLd)
+        )
+        out_PAd = bucketed_attention(query_PAd, key_PKd, value_PKd, buckets, scaling=scaling)
         return out_PAd.unflatten(0, (len(query_RALd), -1)), None
     if max_length_q is not None:
         assert attention_mask is not None

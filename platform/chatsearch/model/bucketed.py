@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -79,12 +80,12 @@ class _Place(torch.autograd.Function):
     """Positions to places. What repeated positions pass back is zero, so the gradient is gathered, too, not scattered."""
 
     @staticmethod
-    def forward(ctx, x_Pad: Tensor, position_M: Tensor, place_P: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, x_Pad: Tensor, position_M: Tensor, place_P: Tensor) -> Tensor:
         ctx.save_for_backward(place_P)
         return x_Pad.index_select(0, position_M)
 
     @staticmethod
-    def backward(ctx, grad_Mad: Tensor):  # type: ignore[no-untyped-def,override]
+    def backward(ctx: Any, grad_Mad: Tensor) -> tuple[Tensor, None, None]:
         (place_P,) = ctx.saved_tensors
         return grad_Mad.index_select(0, place_P), None, None
 
@@ -93,11 +94,11 @@ class _TakeBack(torch.autograd.Function):
     """Own places back to positions; nothing flows into the places that repeat one."""
 
     @staticmethod
-    def forward(ctx, x_Mad: Tensor, position_M: Tensor, kept_M: Tensor, place_P: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, x_Mad: Tensor, position_M: Tensor, kept_M: Tensor, place_P: Tensor) -> Tensor:
         ctx.save_for_backward(position_M, kept_M)
         return x_Mad.index_select(0, place_P)
 
     @staticmethod
-    def backward(ctx, grad_Pad: Tensor):  # type: ignore[no-untyped-def,override]
+    def backward(ctx: Any, grad_Pad: Tensor) -> tuple[Tensor, None, None, None]:
         position_M, kept_M = ctx.saved_tensors
         return grad_Pad.index_select(0, position_M) * kept_M[:, None, None], None, None, None
