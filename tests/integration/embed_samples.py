@@ -67,10 +67,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def make_model(uri: Path) -> str:
+def make_model(uri: Path, seed: int = 3) -> str:
     config = tiny_config()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
+        torch.manual_seed(seed)
         vision = VisionEncoder(config.vision)
     tokenizer = tiny_tokenizer(config.language.vocab_size)
     return save_bundle(str(uri), tiny_searcher(config), vision, tokenizer, inputs={}).uri
