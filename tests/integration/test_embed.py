@@ -7,10 +7,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from chatsearch.corpora.base import Sample
+from chatsearch.corpora.config import ParquetImagesConfig
 from chatsearch.corpora.images import decode_rgb
+from chatsearch.data.config import PrepareConfig
+from chatsearch.data.prepare import prepare
 from chatsearch.data.shards import ImageStore
 from chatsearch.errors import (
     ConfigError,
@@ -176,6 +181,25 @@ class TestOnRay:
         again = config_for(shards, model, tmp_path / "again", tokens=True, thumbnail_px=16, reuse=store.uri)
         assert embed(again).manifest.counts["reused"] == 25
         assert contents(tmp_path / "again") == contents(tmp_path / "once")
+
+    def test_columns_of_parquet_files_reach_the_items(self, model: str, tmp_path: Path) -> None:
+        columns = {
+            "sku": ["b", "a"],
+            "image": [picture(1), picture(2)],
+            "price": [3.5, 4.0],
+            "note": ["y" * 400, "short"],
+        }
+        pq.write_table(pa.table(columns), tmp_path / "goods.parquet")
+        corpus = ParquetImagesConfig(
+            path=str(tmp_path / "goods.parquet"), id="sku", caption="", emit=(Kind.GALLERY,), metadata=("price", "note")
+        )
+        shards = prepare(PrepareConfig(corpus=corpus, output=str(tmp_path / "shards"))).uri
+        store = FeatureStore(embed(config_for(shards, model, tmp_path / "f")))
+        assert [(item.item_id, item.metadata) for item in store.items()] == [
+            ("a", {"price": "4.0", "note": "short"}),
+            ("b", {"price": "3.5"}),
+        ]
+        assert store.artefact.manifest.facts["attributes_left_out"] == {"note": 1}
 
     def test_half_precision_and_thumbnails(self, shards: str, model: str, tmp_path: Path) -> None:
         full = FeatureStore(embed(config_for(shards, model, tmp_path / "full")))
