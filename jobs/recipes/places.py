@@ -81,5 +81,7 @@ class Places:
 TINY = Places("runs/quickstart-tiny")
 SMALL = Places("runs/quickstart-small")
 PAPER = Places("runs/paper")
+GALLERY = Places("runs/gallery")
+"""Pictures of one's own, for a model that is there."""
 PHOTOGRAPHS = Places("runs/photographs/model-inputs")
 """Beside the bundle of ``small_photos``."""

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from chatsearch.corpora.config import CaptionedFolderConfig, Mmc4Config, ScenesConfig, ScenesCounts, WebDatasetConfig
+from chatsearch.corpora.config import (
+    CaptionedFolderConfig,
+    Mmc4Config,
+    ParquetImagesConfig,
+    PlainFolderConfig,
+    ScenesConfig,
+    ScenesCounts,
+    WebDatasetConfig,
+)
 from chatsearch.data.config import PrepareConfig
 from chatsearch.types import Kind
 
-from jobs.recipes.places import PAPER, SMALL, TINY, Places
+from jobs.recipes.places import GALLERY, PAPER, SMALL, TINY, Places
 
 SEED = 7
 PHOTOGRAPHS = "data/captioned"
@@ -79,4 +87,24 @@ def paper_interleaved(places: Places = PAPER) -> PrepareConfig:
         corpus=Mmc4Config(path="data/mmc4", seed=SEED),
         output=places.at("shards-mmc4"),
         max_rejected_fraction=0.9,  # every picture whose link has died counts as a record of its own
+    )
+
+
+def folder_gallery(places: Places = GALLERY) -> PrepareConfig:
+    """All pictures below a folder as gallery items, with no captions: --set corpus.path=FOLDER."""
+    return PrepareConfig(corpus=PlainFolderConfig(path="data/pictures"), output=places.at("shards"))
+
+
+def parquet_gallery(places: Places = GALLERY) -> PrepareConfig:
+    """Pictures in a column of Parquet files as gallery items: --set corpus.path=FOLDER --set corpus.id=COLUMN."""
+    return PrepareConfig(
+        corpus=ParquetImagesConfig(path="data/parquet", caption="", split="test", emit=(Kind.GALLERY,)),
+        output=places.at("shards"),
+    )
+
+
+def tars_gallery(places: Places = GALLERY) -> PrepareConfig:
+    """Pictures in webdataset tars as gallery items: --set corpus.path=FOLDER."""
+    return PrepareConfig(
+        corpus=WebDatasetConfig(path="data/tars", split="test", emit=(Kind.GALLERY,)), output=places.at("shards")
     )

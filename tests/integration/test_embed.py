@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from chatsearch.corpora.base import Sample
+from chatsearch.corpora.config import ParquetImagesConfig
 from chatsearch.corpora.images import decode_rgb
+from chatsearch.data.config import PrepareConfig
+from chatsearch.data.prepare import prepare
 from chatsearch.data.shards import ImageStore
 from chatsearch.errors import (
     ConfigError,
     FingerprintMismatchError,
     GalleryError,
     IncompleteArtefactError,
+    MissingInputError,
     TooManyRejectedError,
 )
 from chatsearch.index.build import build_index
@@ -53,7 +60,15 @@ class TestOnRay:
     ) -> None:
         store = FeatureStore(embed(config_for(shards, model, tmp_path / "f", tokens=True, num_actors=2)))
         counts = store.artefact.manifest.counts
-        assert counts == {"pictures": 25, "items": 24, "rejected": 0, "parts": 3}
+        assert counts == {
+            "pictures": 25,
+            "reused": 0,
+            "items": 24,
+            "rejected": 0,
+            "parts": 3,
+            "attributes_left_out": 24,
+        }
+        assert store.artefact.manifest.facts["attributes_left_out"] == {"truth": 24}
         assert sorted(store.hashes) == ImageStore.open(shards).hashes()
         bundle = load_bundle(model)
         assert store.encoder_fingerprint == bundle.encoder_fingerprint
@@ -161,10 +176,77 @@ class TestOnRay:
             embed(config)
         assert "max_rejected_fraction=1" in str(caught.value)
         artefact = embed(config.replace(max_rejected_fraction=1.0))
-        assert artefact.manifest.counts == {"pictures": 6, "items": 6, "rejected": 2, "parts": 1}
+        counts = artefact.manifest.counts
+        assert (counts["pictures"], counts["items"], counts["rejected"], counts["parts"]) == (6, 6, 2, 1)
         listed = (tmp_path / "f" / "rejected" / "part-00000.jsonl").read_text()
         assert all(content_hash(data) in listed for data in bad)
         assert len(FeatureStore(artefact).items()) == 6
+
+    def test_adding_pictures_reads_and_encodes_only_what_is_new(self, shards: str, model: str, tmp_path: Path) -> None:
+        """Old pictures are damaged on the disk, so that whoever read one of them would fail."""
+        everything = config_for(shards, model, tmp_path / "once", tokens=True, thumbnail_px=16)
+        at_once = FeatureStore(embed(everything))
+        some = [sample(f"old-{n}", Kind.GALLERY, picture(n)) for n in (3, 7, 24, 15)]
+        old = write_shards(tmp_path / "old", [some])
+        earlier = embed(everything.replace(gallery=old, output=str(tmp_path / "earlier")))
+        grown = tmp_path / "grown"
+        shutil.copytree(shards, grown)
+        for path in (grown / "images").iterdir():
+            held = path.read_bytes()
+            for n in (3, 7, 24, 15):
+                held = held.replace(picture(n)[50:70], b"\0" * 20)
+            path.write_bytes(held)
+        store = FeatureStore(
+            embed(everything.replace(gallery=str(grown), output=str(tmp_path / "f"), reuse=earlier.uri))
+        )
+        assert store.artefact.manifest.counts["reused"] == 4
+        assert store.artefact.manifest.inputs["reuse.0"] == earlier.fingerprint
+        assert contents(tmp_path / "f") == contents(tmp_path / "once")
+        assert store.fingerprint != at_once.fingerprint
+        assert [item.item_id for item in store.items()] == [f"item-{n:02d}" for n in range(24)]
+        # All of it again: nothing is encoded, nothing is read.
+        shutil.rmtree(grown / "images")
+        again = config_for(shards, model, tmp_path / "again", tokens=True, thumbnail_px=16, reuse=store.uri)
+        assert embed(again).manifest.counts["reused"] == 25
+        assert contents(tmp_path / "again") == contents(tmp_path / "once")
+
+    def test_columns_of_parquet_files_reach_the_items(self, model: str, tmp_path: Path) -> None:
+        columns = {
+            "sku": ["b", "a"],
+            "image": [picture(1), picture(2)],
+            "price": [3.5, 4.0],
+            "note": ["y" * 400, "short"],
+        }
+        pq.write_table(pa.table(columns), tmp_path / "goods.parquet")
+        corpus = ParquetImagesConfig(
+            path=str(tmp_path / "goods.parquet"), id="sku", caption="", emit=(Kind.GALLERY,), metadata=("price", "note")
+        )
+        shards = prepare(PrepareConfig(corpus=corpus, output=str(tmp_path / "shards"))).uri
+        store = FeatureStore(embed(config_for(shards, model, tmp_path / "f")))
+        assert [(item.item_id, item.metadata) for item in store.items()] == [
+            ("a", {"price": "4.0", "note": "short"}),
+            ("b", {"price": "3.5"}),
+        ]
+        assert store.artefact.manifest.facts["attributes_left_out"] == {"note": 1}
+
+    def test_half_precision_and_thumbnails(self, shards: str, model: str, tmp_path: Path) -> None:
+        full = FeatureStore(embed(config_for(shards, model, tmp_path / "full")))
+        config = config_for(shards, model, tmp_path / "half", dtype="float16", thumbnail_px=16)
+        half = FeatureStore(embed(config))
+        assert half.hashes == full.hashes
+        np.testing.assert_array_equal(half.matrix_ND, full.matrix_ND.astype(np.float16).astype(np.float32))
+        assert (half.dtype, half.thumbnail_px, full.dtype, full.thumbnail_px) == ("float16", 16, "float32", 0)
+        assert half.fingerprint != full.fingerprint
+        assert full.thumbnail(full.hashes[0]) is None
+        for number in (0, 9, 24):
+            small = half.thumbnail(content_hash(picture(number)))
+            assert small is not None
+            assert decode_rgb(small).size == (16, 11)
+        with pytest.raises(MissingInputError, match="is not among the 25"):
+            half.thumbnail("0" * 64)
+        # A store of float32 can be reused for one of float16, and the rows are the same.
+        reused = config.replace(output=str(tmp_path / "reused"), thumbnail_px=0, reuse=full.uri)
+        assert np.array_equal(FeatureStore(embed(reused)).matrix_ND, half.matrix_ND)
 
     def test_a_failure_in_a_worker_comes_back_under_its_name(self, shards: str, model: str, tmp_path: Path) -> None:
         """The encoder's weights are read by the actors alone."""
@@ -198,6 +280,30 @@ def test_a_finished_store_starts_nothing(
     monkeypatch.setattr("ray.data.from_items", lambda *_, **__: pytest.fail("Ray Data was asked"))
     again = embed(config_for(shards, model, tmp_path / "f", num_actors=3, decode_threads=1))
     assert again.manifest == first.manifest
+
+
+def test_a_store_that_cannot_be_reused_is_refused(
+    shards: str, model: str, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = FeatureStore(embed(config_for(shards, model, tmp_path / "earlier", dtype="float16")))
+    good = config_for(shards, model, tmp_path / "f", reuse=earlier.uri, dtype="float16")
+    for changes, lacks in (
+        ({"tokens": True}, "no tokens"),
+        ({"dtype": "float32"}, "no float32 features"),
+        ({"thumbnail_px": 32}, r"no thumbnails of 32 pixels \(but of 0\)"),
+    ):
+        with pytest.raises(ConfigError, match=lacks):
+            embed(good.replace(**changes))
+    with pytest.raises(IncompleteArtefactError, match="nothing is there"):
+        embed(good.replace(reuse=(earlier.uri, str(tmp_path / "none"))))
+    other = make_model(tmp_path / "other", vision_seed=4)
+    with pytest.raises(FingerprintMismatchError) as caught:
+        embed(good.replace(model=other))
+    theirs = load_bundle(other).encoder_fingerprint
+    assert earlier.encoder_fingerprint in str(caught.value)
+    assert theirs in str(caught.value)
+    assert "Leave it out of reuse" in str(caught.value)
+    assert not (tmp_path / "f").exists()
 
 
 def test_mistakes_are_named_before_anything_starts(shards: str, model: str, tmp_path: Path) -> None:

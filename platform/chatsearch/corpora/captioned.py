@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from chatsearch.config import digest
+from chatsearch.corpora.attributes import attributes_of
 from chatsearch.corpora.base import Partition, Rejected, Sample
 from chatsearch.corpora.config import CaptionedFolderConfig
 from chatsearch.corpora.lines import line_runs, split_lines
@@ -28,9 +29,9 @@ _FORMAT_VERSION = 1
 
 
 class Record(BaseModel):
-    """One line of ``captions.jsonl``. Other keys are allowed and ignored."""
+    """One line of ``captions.jsonl``. Other keys are allowed, and ignored unless the configuration names them as metadata."""
 
-    model_config = ConfigDict(frozen=True, strict=True)
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow")
 
     id: str = Field(min_length=1)
     file: str = Field(min_length=1)
@@ -104,7 +105,7 @@ class CaptionedFolder:
                     )
 
     def _document(self, kind: Kind, record: Record, texts: list[str], image: str) -> Document:
-        attributes = {
+        attributes = attributes_of(record.model_extra or {}, self.config.metadata) | {
             "captions": json.dumps(texts, ensure_ascii=False),
             "source": record.source,
             "target_id": record.id,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from chatsearch.config import Config, runtime
+from chatsearch.errors import ConfigError
 from chatsearch.types import Kind
 
 Count = Annotated[int, Field(ge=0)]
@@ -40,8 +41,22 @@ class ScenesConfig(Config):
     """Near-misses in the gallery for each ChatSearch target."""
 
 
-class CaptionedFolderConfig(Config):
-    """A folder with ``captions.jsonl``; ``path`` may be local or ``s3://``."""
+class _WithMetadata(Config):
+    """A corpus whose records may carry more than picture and text."""
+
+    metadata: tuple[str, ...] = ()
+    """Names of values that become attributes of the documents and travel into the gallery."""
+
+    def content(self) -> dict[str, Any]:
+        """Without the names where there are none, so that shards of earlier versions stay what they are."""
+        content = super().content()
+        if not self.metadata:
+            del content["metadata"]
+        return content
+
+
+class CaptionedFolderConfig(_WithMetadata):
+    """A folder with ``captions.jsonl``; ``path`` may be local or ``s3://``. ``metadata`` names further keys of its lines."""
 
     type: Literal["captioned_folder"] = "captioned_folder"
     path: str = runtime(...)
@@ -55,8 +70,9 @@ class CaptionedFolderConfig(Config):
     records_per_partition: int = Field(256, ge=1)
 
 
-class WebDatasetConfig(Config):
-    """A folder of tars as img2dataset writes them (``key.jpg``, ``key.txt``, ``key.json``), or one such tar."""
+class WebDatasetConfig(_WithMetadata):
+    """A folder of tars as img2dataset writes them (``key.jpg``, ``key.txt``, ``key.json``), or one such tar. ``metadata`` names keys
+    of ``key.json``."""
 
     type: Literal["webdataset"] = "webdataset"
     path: str = runtime(...)
@@ -64,6 +80,44 @@ class WebDatasetConfig(Config):
     split: str = "train"
     """The split that all documents of this folder get."""
     emit: tuple[Literal[Kind.CAPTION, Kind.GALLERY], ...] = (Kind.CAPTION,)
+
+
+class ParquetImagesConfig(_WithMetadata):
+    """A folder of Parquet files with the pictures in a column, or one such file. ``metadata`` names further columns."""
+
+    type: Literal["parquet_images"] = "parquet_images"
+    path: str = runtime(...)
+    """Where the files lie, which does not matter to what is made of them."""
+    image: str = Field("image", min_length=1)
+    """Column of the encoded pictures: binary, or a struct with ``bytes`` as Hugging Face datasets have it."""
+    id: str = ""
+    """Column of the ids; empty takes file and row number."""
+    caption: str = "caption"
+    """Column of the captions, one or a list a row; empty where there are none."""
+    split: str = "train"
+    """The split that all documents get."""
+    emit: tuple[Literal[Kind.CAPTION, Kind.GALLERY], ...] = (Kind.CAPTION,)
+    records_per_partition: int = Field(1024, ge=1)
+    """At least so many rows: a row group is never divided."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ParquetImagesConfig:
+        if not self.caption and Kind.CAPTION in self.emit:
+            raise ConfigError(
+                "caption='' names no column, so no captions can be made. Say emit=[\"gallery\"], or name one."
+            )
+        return self
+
+
+class PlainFolderConfig(Config):
+    """A folder of pictures with nothing beside them, each a gallery item under its path."""
+
+    type: Literal["plain_folder"] = "plain_folder"
+    path: str = runtime(...)
+    """Where the folder lies, which does not matter to what is made of it."""
+    split: str = "test"
+    """The split that all documents get."""
+    records_per_partition: int = Field(1024, ge=1)
 
 
 class Cc3mConfig(Config):
@@ -98,5 +152,12 @@ class Mmc4Config(Config):
 
 
 CorpusConfig = Annotated[
-    ScenesConfig | CaptionedFolderConfig | WebDatasetConfig | Cc3mConfig | Mmc4Config, Field(discriminator="type")
+    ScenesConfig
+    | CaptionedFolderConfig
+    | WebDatasetConfig
+    | ParquetImagesConfig
+    | PlainFolderConfig
+    | Cc3mConfig
+    | Mmc4Config,
+    Field(discriminator="type"),
 ]

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from chatsearch.corpora.base import Corpus
-from chatsearch.corpora.config import CaptionedFolderConfig, Cc3mConfig, CorpusConfig, Mmc4Config, ScenesConfig
+from chatsearch.corpora.config import (
+    CaptionedFolderConfig,
+    Cc3mConfig,
+    CorpusConfig,
+    Mmc4Config,
+    ParquetImagesConfig,
+    PlainFolderConfig,
+    ScenesConfig,
+)
 
 
 def open_corpus(config: CorpusConfig) -> Corpus:
@@ -20,6 +28,14 @@ def open_corpus(config: CorpusConfig) -> Corpus:
         from chatsearch.corpora.captioned import CaptionedFolder
 
         return CaptionedFolder(config)
+    if isinstance(config, ParquetImagesConfig):
+        from chatsearch.corpora.parquet_images import ParquetImages
+
+        return ParquetImages(config)
+    if isinstance(config, PlainFolderConfig):
+        from chatsearch.corpora.plain_folder import PlainFolder
+
+        return PlainFolder(config)
     if isinstance(config, Cc3mConfig):
         from chatsearch.corpora.cc3m import Cc3mTsv
 

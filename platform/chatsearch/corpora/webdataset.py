@@ -9,9 +9,10 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from chatsearch.config import digest
+from chatsearch.corpora.attributes import attributes_of
 from chatsearch.corpora.base import Partition, Rejected, Sample
 from chatsearch.corpora.config import WebDatasetConfig
 from chatsearch.corpora.file_ends import file_ends
@@ -122,7 +123,8 @@ class WebDatasetFolder:
             return
         data = members[suffix]
         try:
-            caption = _caption(members)
+            values = _values(members) if "txt" not in members or self.config.metadata else {}
+            caption = _caption(members, values)
             check_image(data)
         except (BadImageError, ValueError) as error:
             yield Rejected(key, str(error))
@@ -132,7 +134,8 @@ class WebDatasetFolder:
             yield Rejected(key, "empty text: no caption in .txt or .json")
             return
         for kind in self.config.emit:
-            attributes = {"captions": json.dumps([caption], ensure_ascii=False)}
+            attributes = attributes_of(values, self.config.metadata)
+            attributes["captions"] = json.dumps([caption], ensure_ascii=False)
             text = (Segment(caption),) if kind == Kind.CAPTION else ()
             document_id = key if kind == Kind.GALLERY else f"{key}#{kind.value}"
             document = Document(
@@ -162,19 +165,31 @@ def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[str, str, by
     return key, suffix, stream.read()
 
 
-def _caption(members: dict[str, bytes]) -> str:
-    """The text of ``.txt``, else ``caption`` of ``.json``.
+def _values(members: dict[str, bytes]) -> dict[str, Any]:
+    """What ``.json`` holds; nothing where there is none.
 
     Raises:
-        ValueError: text that is not UTF-8 or JSON that is none.
+        ValueError: it is no JSON.
     """
     try:
-        if "txt" in members:
-            return members["txt"].decode().strip()
-        values = json.loads(members["json"]) if "json" in members else {}
+        values = json.loads(members.get("json", b"{}"))
     except (UnicodeDecodeError, RecursionError) as error:
         raise ValueError("caption is not UTF-8 text") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"bad JSON: {error}") from error
-    caption = values.get("caption") if isinstance(values, dict) else None
-    return caption.strip() if isinstance(caption, str) else ""
+    return values if isinstance(values, dict) else {}
+
+
+def _caption(members: dict[str, bytes], values: dict[str, Any]) -> str:
+    """The text of ``.txt``, else ``caption`` of ``.json``.
+
+    Raises:
+        ValueError: text that is not UTF-8.
+    """
+    if "txt" not in members:
+        caption = values.get("caption")
+        return caption.strip() if isinstance(caption, str) else ""
+    try:
+        return members["txt"].decode().strip()
+    except UnicodeDecodeError as error:
+        raise ValueError("caption is not UTF-8 text") from error

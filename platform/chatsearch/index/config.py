@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -21,14 +21,21 @@ class EmbedConfig(Config):
     """Model bundle or model weights that carry the frozen vision encoder."""
     output: str = runtime("")
     """Where the feature store goes."""
+    reuse: Names = runtime(())
+    """Feature stores of the same encoder: rows that one of them holds are copied, and their pictures are not even read."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """How f_CLS is stored. Readers get float32 either way; float16 takes half the bytes and keeps 11 bits of each number."""
+    thumbnail_px: int = Field(0, ge=0, le=512)
+    """Longest side of a small JPEG of every picture that is stored beside its features; 0 stores none."""
     tokens: bool = False
     """Also keep the encoder's visual tokens (float16), so that training can run from cached features."""
     images_per_part: int = Field(512, ge=1, le=100_000)
     """Pictures in one part file: what an interrupted job loses at most, per actor."""
     batch_size: int = Field(32, ge=1, le=4096)
-    """Pictures in one forward pass. It decides the last bits of the features, so it is part of the fingerprint."""
+    """Pictures in every forward pass: one with fewer is filled up, so that it does not matter to a row which pictures are encoded
+    with it. The size itself decides the last bits of the features, so it is part of the fingerprint."""
     max_metadata_chars: int = Field(300, ge=0)
-    """Attributes longer than this stay in the documents and are not copied into the gallery."""
+    """Attributes longer than this stay in the documents and are not copied into the gallery; the manifest counts them by name."""
     max_rejected_fraction: float = runtime(0.05, ge=0.0, le=1.0)
     """More pictures than this share set aside fail the job."""
     num_actors: int = runtime(1, ge=1)
@@ -38,6 +45,11 @@ class EmbedConfig(Config):
     decode_threads: int = runtime(2, ge=1)
     """Threads per actor that decode the next batch while the encoder works on this one."""
     overwrite: bool = runtime(False)
+
+    def content(self) -> dict[str, Any]:
+        """The fields that decide the bytes; what is not asked for decides nothing, so that older stores stay what they are."""
+        defaults = {"dtype": "float32", "thumbnail_px": 0}
+        return {name: value for name, value in super().content().items() if (name, value) not in defaults.items()}
 
 
 class IndexConfig(Config):

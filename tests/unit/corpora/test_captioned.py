@@ -203,3 +203,17 @@ def test_bucket_reads_as_the_folder(captioned_folder: Maker, s3: str) -> None:
     assert local[1] == remote[1]
     with pytest.raises(MissingInputError):
         read(f"{s3}/nothing")
+
+
+def test_named_keys_of_a_line_travel_along(captioned_folder: Callable[..., Path]) -> None:
+    line = {"id": "a", "file": "a.jpg", "captions": ["a thing"], "source": "s", "price": 3, "colour": "red"}
+    folder = captioned_folder([line], {"a.jpg": picture()})
+    corpus = open_corpus(CaptionedFolderConfig(path=str(folder), emit=(Kind.GALLERY,), metadata=("price", "captions")))
+    (sample,) = [record for partition in corpus.partitions() for record in corpus.read(partition)]
+    assert isinstance(sample, Sample)
+    assert sample.document.attributes == {
+        "captions": '["a thing"]',
+        "source": "s",
+        "target_id": "a",
+        "price": "3",
+    }

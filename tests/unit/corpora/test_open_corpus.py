@@ -10,6 +10,8 @@ from chatsearch.corpora.config import (
     Cc3mConfig,
     CorpusConfig,
     Mmc4Config,
+    ParquetImagesConfig,
+    PlainFolderConfig,
     ScenesConfig,
     WebDatasetConfig,
 )
@@ -27,6 +29,8 @@ class Holder(BaseModel):
         ({"type": "scenes"}, ScenesConfig),
         ({"type": "captioned_folder", "path": "x"}, CaptionedFolderConfig),
         ({"type": "webdataset", "path": "x"}, WebDatasetConfig),
+        ({"type": "parquet_images", "path": "x"}, ParquetImagesConfig),
+        ({"type": "plain_folder", "path": "x"}, PlainFolderConfig),
         ({"type": "cc3m", "path": "x.tsv"}, Cc3mConfig),
         ({"type": "mmc4", "path": "x"}, Mmc4Config),
     ],

@@ -205,3 +205,17 @@ def test_fingerprint_follows_content_not_place_and_reads_no_tar_whole(
     assert changed != before
     write_tar(moved / "00001.tar", good("000010000", "second"))
     assert fingerprint(moved) not in (before, changed)
+
+
+def test_named_keys_of_the_json_travel_along(tmp_path: Path) -> None:
+    members = [
+        ("a.jpg", picture()),
+        ("a.txt", b"a thing"),
+        ("a.json", json.dumps({"caption": "x", "width": 640, "url": "u", "n": None}).encode()),
+    ]
+    write_tar(tmp_path / "t.tar", members + good("b"))
+    samples, _ = read(tmp_path, metadata=("width", "url", "n"), emit=(Kind.GALLERY,))
+    assert samples[0].document.attributes == {"captions": '["a thing"]', "width": "640", "url": "u"}
+    assert samples[1].document.attributes == {"captions": '["a thing"]'}
+    plain = open_corpus(WebDatasetConfig(path=str(tmp_path))).config.content()
+    assert "metadata" not in plain

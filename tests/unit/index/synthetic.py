@@ -41,6 +41,7 @@ def write_store(
     tokens_NTE: np.ndarray | None = None,
     num_parts: int = 2,
 ) -> Artefact:
+    matrix_ND = matrix_ND if matrix_ND.dtype == np.float16 else matrix_ND.astype(np.float32)
     hashes = [picture_hash(n) for n in range(len(matrix_ND))]
     if items is None:
         items = [GalleryItem(f"item-{n:04d}", h, {"number": str(n)}) for n, h in enumerate(hashes)]
@@ -49,7 +50,7 @@ def write_store(
     for part, (start, stop) in enumerate(itertools.pairwise(bounds)):
         with output.folder.writing(part_name(part)) as path:
             tokens = None if tokens_NTE is None else tokens_NTE[start:stop]
-            write_part(path, hashes[start:stop], matrix_ND[start:stop].astype(np.float32), tokens)
+            write_part(path, hashes[start:stop], matrix_ND[start:stop], tokens)
     with output.folder.writing(ITEMS) as path:
         write_items(path, items)
     return output.commit(

@@ -40,6 +40,16 @@ def test_what_was_written_is_read(tmp_path: Path, num_parts: int) -> None:
         store.matrix_ND[0] = 0
 
 
+def test_half_precision_is_read_as_float32(tmp_path: Path) -> None:
+    rows_ND = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float16)
+    write_store(str(tmp_path / "s"), rows_ND, num_parts=3)
+    schema = pq.read_schema(tmp_path / "s" / part_name(0))
+    assert schema.field("f_cls").type == pa.list_(pa.float16(), 4)
+    store = FeatureStore.open(str(tmp_path / "s"))
+    assert store.matrix_ND.dtype == np.float32
+    np.testing.assert_array_equal(store.matrix_ND, rows_ND.astype(np.float32))
+
+
 def test_a_store_without_tokens_says_none(tmp_path: Path) -> None:
     write_store(str(tmp_path / "s"), np.ones((3, 4)))
     assert FeatureStore.open(str(tmp_path / "s")).tokens_NTE is None

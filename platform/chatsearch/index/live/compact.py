@@ -19,7 +19,7 @@ from chatsearch.config import Config, digest
 from chatsearch.errors import CorruptArtefactError, FingerprintMismatchError
 from chatsearch.index.build import Projection, build_index
 from chatsearch.index.config import IndexConfig
-from chatsearch.index.features import ITEMS, part_name, write_part
+from chatsearch.index.features import ITEMS, float_rows, part_name, write_part
 from chatsearch.index.items import write_items
 from chatsearch.index.live.catalogue import Catalogue, read_tables
 from chatsearch.index.live.entry import Entry
@@ -224,8 +224,7 @@ def _read_part(path: str, uri: str) -> tuple[list[str], Float32]:
     hashes = table.column("content_hash").to_pylist()
     if not hashes:
         return [], np.empty((0, 0), np.float32)
-    chunk = rows.chunk(0)
-    return hashes, chunk.flatten().to_numpy().reshape(len(hashes), chunk.type.list_size)
+    return hashes, float_rows(rows.chunk(0))
 
 
 def _parts(pieces: Iterator[tuple[list[str], Float32]]) -> Iterator[tuple[list[str], Float32]]:
