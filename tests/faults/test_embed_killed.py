@@ -1,169 +1,195 @@
-"""``kill -9`` of an embed job, its driver or its workers, at any time (goal E3): a kill costs one part at most, none is made again
-that was there, and the store is the calm run's, byte for byte.
-"""
+"""``kill -9`` of embedding at any moment: parts that are there are never made again, and the store is byte-identical (E3)."""
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from chatsearch.index.config import EmbedConfig
-from chatsearch.index.embed import embed
 from chatsearch.index.features import FeatureStore
 from chatsearch.types import Kind
 
-from tests.faults.embedding import embed_here
+from tests.faults.embed_maker import begun, make, notes_of
 from tests.faults.points import ROOT, run_points
 from tests.integration.embed_samples import config_for, contents, make_model, picture, sample, write_shards
 
 pytestmark = pytest.mark.fault
-NUM_PICTURES = 60
-PER_PART = 4
-MOST_STEPS = 150
-"""Steps at the file system between the first part and the end of the job, and some more."""
-SOURCES = ("platform/chatsearch/index",)
+NUM_PICTURES = 90
+PER_PART = 2
+NUM_PARTS = NUM_PICTURES // PER_PART
+SOURCES = ("platform/chatsearch/index", "platform/chatsearch/data")
+NUM_ACTORS = 2
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Shards and a model, and the store that was made of them without a kill."""
+
+    whole: EmbedConfig
+    contents: dict[str, bytes]
+    fingerprint: str
+    seconds: float
+    steps: int
+
+
+def _paths() -> str:
+    return os.pathsep.join([str(ROOT / "platform"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+
+
+def start(config: EmbedConfig, kill_at: int = 0) -> BaseProcess:
+    """A process that makes a store, forked from one that has imported torch."""
+    context = multiprocessing.get_context("forkserver")
+    os.environ["PYTHONPATH"] = _paths()
+    context.set_forkserver_preload(["tests.faults.embed_maker"])
+    process = context.Process(target=make, args=(config.model_dump_json(), kill_at, f"{config.output}.steps"))
+    process.start()
+    return process
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[EmbedConfig, dict[str, bytes]]:
-    """A job, and what it makes undisturbed."""
-    base = tmp_path_factory.mktemp("embed")
-    pictures = [sample(f"item-{n}", Kind.GALLERY, picture(n)) for n in range(NUM_PICTURES)]
-    shards, model = write_shards(base / "shards", [pictures]), make_model(base / "model")
-    config = config_for(shards, model, base / "calm", images_per_part=PER_PART)
-    embed_here(config)
-    return config, contents(base / "calm")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    base = tmp_path_factory.mktemp("prepared")
+    model = make_model(base / "model")
+    samples = [sample(f"item-{n}", Kind.GALLERY, picture(n)) for n in range(NUM_PICTURES)]
+    shards = write_shards(base / "shards", [samples])
+    whole = config_for(shards, model, base / "whole", images_per_part=PER_PART, batch_size=2, thumbnail_px=16)
+    start(whole).join()  # the first one waits for the server's imports
+    shutil.rmtree(whole.output)
+    began = time.monotonic()
+    process = start(whole)
+    process.join()
+    assert process.exitcode == 0
+    steps = int(Path(f"{whole.output}.steps").read_text())
+    store = FeatureStore.open(whole.output, verify=True)
+    return Prepared(whole, contents(Path(whole.output)), store.fingerprint, time.monotonic() - began, steps)
 
 
-def times(output: Path) -> dict[str, int]:
-    """When each part that is there was written."""
-    return {path.name: path.stat().st_mtime_ns for path in (output / "features").glob("part-*")}
+def parts_there(output: str) -> dict[str, tuple[int, int]]:
+    """Each part that is there, with what changes when it is written again."""
+    return {
+        path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (Path(output) / "features").glob("part-*")
+    }
 
 
-def run_until_killed(config: EmbedConfig, notes: Path, kill_at: int) -> bool:
-    """Whether it was killed; else it came to its end before."""
-    program = [sys.executable, "-m", "tests.faults.embedding", config.model_dump_json(), str(notes), str(kill_at)]
-    environment = {**os.environ, "PYTHONPATH": "platform", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr[-2000:]
-    return done.returncode != 0
+def check(prepared: Prepared, output: str, there: dict[str, tuple[int, int]], killed_workers: int) -> dict[str, Any]:
+    """Check a finished store against the unbroken one and what was there when it was last killed."""
+    assert contents(Path(output)) == prepared.contents
+    store = FeatureStore.open(output, verify=True)
+    assert store.fingerprint == prepared.fingerprint
+    assert len(store) == len(set(store.hashes)) == NUM_PICTURES
+    assert {name: now for name, now in parts_there(output).items() if name in there} == there
+    redone = len(begun(output)) - NUM_PARTS
+    assert redone <= killed_workers, f"{redone} parts were begun again after {killed_workers} workers were killed"
+    return {"redone": redone, "killed_workers": killed_workers, "parts_at_last_kill": len(there)}
 
 
-def kill_and_go_on(number: int, calm: tuple[EmbedConfig, dict[str, bytes]], scratch: Path) -> dict[str, Any]:
-    """One point: one kill or two, each at a random step, and a last run that is not disturbed."""
-    config, wanted = calm
-    output, rng = scratch / f"point-{number}", random.Random(number)
-    config = config.replace(output=str(output))
-    steps, num_lost = [], 0
-    for attempt in range(1 + number % 2):
-        before, notes = times(output), scratch / f"begun-{number}-{attempt}"
-        steps.append(rng.randint(1, MOST_STEPS))
-        run_until_killed(config, notes, steps[-1])
-        after = times(output)
-        begun = len(notes.read_text().split()) if notes.exists() else 0
-        assert {name: after.get(name) for name in before} == before, "a part was made again"
-        assert begun - (len(after) - len(before)) <= 1, "a kill may cost the part that was being made"
-        num_lost += begun - (len(after) - len(before))
-    before = times(output)
-    embed_here(config)
-    after = times(output)
-    assert {name: after[name] for name in before} == before, "a part was made again"
-    assert contents(output) == wanted
+def kill_one(prepared: Prepared, number: int, scratch: Path) -> dict[str, Any]:
+    """One to three kills, then a run to the end. Even numbers kill at a step of the protocol, odd ones at a time."""
+    draw = random.Random(f"embed-{number}")
+    output = str(scratch / f"point-{number}")
+    config = prepared.whole.replace(output=output)
+    kills, there = 0, {}
+    for _ in range(draw.randint(1, 3)):
+        before = len(begun(output))
+        process = start(config, draw.randint(1, prepared.steps) if number % 2 == 0 else 0)
+        if number % 2:
+            process.join(draw.uniform(0.0, prepared.seconds))
+            process.kill()
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        for line in begun(output)[before : -1 if process.exitcode else None]:
+            assert f"part-{line['part']:05d}.parquet" in parts_there(output), "all but the last one begun are there"
+        there = parts_there(output)
+        kills += process.exitcode != 0
+    started = [line["part"] for line in begun(output)]
+    process = start(config)
+    process.join()
+    assert process.exitcode == 0
+    again = [line["part"] for line in begun(output)[len(started) :]]
+    assert not {f"part-{part:05d}.parquet" for part in again} & there.keys()
+    result = check(prepared, output, there, kills)
     shutil.rmtree(output)
-    return {"kill_at_steps": steps, "parts_lost": num_lost, "parts_left": len(before)}
+    return result
 
 
 @pytest.mark.timeout(3600)
-def test_killed_anywhere_it_loses_one_part_at_most(calm: tuple[EmbedConfig, dict[str, bytes]], tmp_path: Path) -> None:
-    assert run_points("embed-killed", 50, SOURCES, lambda number: kill_and_go_on(number, calm, tmp_path)) > 0
+def test_killed_at_any_moment(prepared: Prepared, tmp_path: Path) -> None:
+    assert run_points("embed-killed", 50, SOURCES, lambda number: kill_one(prepared, number, tmp_path)) > 0
 
 
-def encoders() -> list[psutil.Process]:
-    """The actors of this session that encode."""
-    return [p for p in psutil.Process().children(recursive=True) if "PartEncoder" in " ".join(p.cmdline())]
-
-
-def kill_an_encoder(output: Path, rng: random.Random, done: dict[str, Any]) -> None:
-    """Once a few parts are there, kill one of the actors, and note which parts were there."""
-    deadline, wanted = time.monotonic() + 120, rng.randint(1, 6)
-    while time.monotonic() < deadline and not (output / "manifest.json").exists():
-        found = times(output)
-        running = encoders() if len(found) >= wanted else []
-        if running:
-            done["parts"] = times(output)
-            os.kill(rng.choice(running).pid, signal.SIGKILL)
-            done["killed"] = True
-            return
+def wait_for(what: Callable[[], Any], driver: subprocess.Popen[bytes]) -> Any:
+    """What a condition gives once it holds."""
+    deadline = time.monotonic() + 120
+    while not (found := what()):
+        assert driver.poll() is None, "the driver ended before it could be killed"
+        assert time.monotonic() < deadline
         time.sleep(0.005)
+    return found
 
 
-def kill_a_worker(number: int, calm: tuple[EmbedConfig, dict[str, bytes]], scratch: Path) -> dict[str, Any]:
-    """One point through Ray: two actors, one of them killed; the job itself goes on."""
-    config, wanted = calm
-    output = scratch / f"ray-{number}"
-    done: dict[str, Any] = {}
-    thread = threading.Thread(target=kill_an_encoder, args=(output, random.Random(number), done))
-    thread.start()
-    store = FeatureStore(embed(config.replace(output=str(output), num_actors=2)))
-    thread.join()
-    assert done.get("killed"), "the job was over before an actor was killed"
-    after = times(output)
-    again = [name for name, when in done["parts"].items() if after[name] != when]
-    assert len(again) <= 1, "more than the part of the killed actor was made again"
-    assert contents(output) == wanted
-    assert len(store.hashes) == len(set(store.hashes)) == NUM_PICTURES
-    shutil.rmtree(output)
-    return {"parts_then": len(done["parts"]), "made_again": len(again)}
+def kill_on_ray(prepared: Prepared, number: int, scratch: Path, address: str) -> dict[str, Any]:
+    """Kill one actor's process, then, at two of three points, the driver, with which its actors end."""
+    draw = random.Random(f"embed-ray-{number}")
+    output = str(scratch / f"ray-{number}")
+    config = prepared.whole.replace(output=output, num_actors=NUM_ACTORS, cpus_per_actor=0.5)
+    program = [sys.executable, "-m", "tests.faults.embed_maker", address, config.model_dump_json()]
+    environment = {**os.environ, "PYTHONPATH": _paths()}
+    driver = subprocess.Popen(program, cwd=ROOT, env=environment)
+    killed, there = 0, {}
+    try:
+        first = draw.randint(1, NUM_PARTS // 3)
+        victim = wait_for(lambda: (begun(output)[first:] or [None])[-1], driver)["process"]
+        time.sleep(draw.uniform(0.0, 0.02))
+        os.kill(victim, signal.SIGKILL)
+        killed, there = 1, parts_there(output)
+        if number % 3:
+            second = len(begun(output)) + draw.randint(1, NUM_PARTS // 3)
+            wait_for(lambda: len(begun(output)) >= min(second, NUM_PARTS - 3), driver)
+            driver.kill()
+            driver.wait()
+            _wait_for_end({line["process"] for line in begun(output)})
+            killed, there = killed + NUM_ACTORS, parts_there(output)
+            driver = subprocess.Popen(program, cwd=ROOT, env=environment)
+        assert driver.wait(180) == 0
+    finally:
+        driver.kill()
+        driver.wait()
+    return check(prepared, output, there, killed) | {"driver_killed": bool(number % 3)}
+
+
+def _wait_for_end(processes: set[int]) -> None:
+    """Wait until Ray has ended the actors of a driver that is gone."""
+    deadline = time.monotonic() + 60
+    for process in processes:
+        while Path(f"/proc/{process}").exists() and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                if " Z " in Path(f"/proc/{process}/stat").read_text():
+                    break
+            time.sleep(0.02)
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(900)
-def test_a_killed_actor_costs_one_part_at_most(
-    ray_session, calm: tuple[EmbedConfig, dict[str, bytes]], tmp_path: Path
-) -> None:
-    assert run_points("embed-actor-killed", 3, SOURCES, lambda number: kill_a_worker(number, calm, tmp_path)) == 3
-
-
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
-def test_a_killed_driver_is_continued(calm: tuple[EmbedConfig, dict[str, bytes]], tmp_path: Path) -> None:
+def test_also_through_ray(ray_session, prepared: Prepared, tmp_path: Path) -> None:
     import ray
 
-    config, wanted = calm
-    output = tmp_path / "cut"
-    cut = config.replace(output=str(output))
-    program = (
-        "import sys, ray\n"
-        "from chatsearch.index.config import EmbedConfig\n"
-        "from chatsearch.index.embed import embed\n"
-        "ray.init(address=sys.argv[1], log_to_driver=False)\n"
-        "embed(EmbedConfig.model_validate_json(sys.argv[2]))\n"
-    )
     address = ray.get_runtime_context().gcs_address
-    job = subprocess.Popen([sys.executable, "-c", program, address, cut.model_dump_json()])
-    try:
-        deadline = time.monotonic() + 120
-        while len(times(output)) < 2:
-            assert job.poll() is None, "the job ended before it could be killed"
-            assert time.monotonic() < deadline, "the job made no part"
-            time.sleep(0.002)
-    finally:
-        os.kill(job.pid, signal.SIGKILL)
-        job.wait()
-    assert not (output / "manifest.json").exists()
-    time.sleep(1.0)  # its actors end with it; a part they were writing appears whole or not at all
-    done = times(output)
-    embed(cut)
-    after = times(output)
-    assert {name: after[name] for name in done} == done
-    assert contents(output) == wanted
+    run_points("embed-killed-ray", 3, SOURCES, lambda number: kill_on_ray(prepared, number, tmp_path, address))
+
+
+def test_notes_are_of_one_line_a_part(prepared: Prepared) -> None:
+    assert sorted(line["part"] for line in begun(prepared.whole.output)[NUM_PARTS:]) == list(range(NUM_PARTS))
+    assert notes_of(prepared.whole.output).exists()

@@ -120,6 +120,7 @@ def embed(config: EmbedConfig, make_parts: MakeParts | None = None) -> Artefact:
     items = [item for item in plan.items if item.content_hash not in rejected]
     with output.folder.writing(ITEMS) as path:
         write_items(path, items)
+    output.folder.delete_torn()
     names = [part_name(part) for part in range(len(parts))]
     return output.commit(
         counts={
@@ -180,7 +181,7 @@ def _make_missing(
     with progress("embed", total, "pictures", done=total - left) as advance:
         if missing:
             for made in make_parts(_located(config), missing):
-                advance(made["kept"] + made["rejected"])
+                advance(made["pictures"])
 
 
 def _located(config: EmbedConfig) -> EmbedConfig:

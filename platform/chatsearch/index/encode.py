@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -64,10 +64,6 @@ class _Part:
         cls_ND = np.empty((number, vision.feature_dim), config.dtype)
         return cls(hashes, cls_ND, tokens_NTE, [b""] * number, np.zeros(number, dtype=bool))
 
-    def kept(self) -> NDArray[np.int64]:
-        """Rows that are there."""
-        return np.flatnonzero(self.is_kept_N)
-
 
 class PartEncoder:
     """Holds the encoder and the open image stores; each call makes one part.
@@ -99,23 +95,25 @@ class PartEncoder:
         return EarlierRows(self._config.reuse)
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Make the part of a Ray Data row.
+        """Make the part of a Ray Data row unless it is there: of an actor killed behind its last step Ray does not know that it was done.
 
         Args:
             row: the part's number, its content hashes, the store that holds each, and for each the part file and row of an
                 earlier feature store that has its features, or -1.
 
         Returns:
-            The part's number, and how many pictures it kept and set aside, and how many of those kept were reused.
+            The part's number and how many pictures were dealt with.
         """
+        if not self._folder.exists(part_name(row["part"])):
+            self.make(row)
+        return {"part": row["part"], "pictures": len(row["hashes"])}
+
+    def make(self, row: Mapping[str, Any]) -> None:
+        """Make the part of a row, see :meth:`__call__`."""
         made = _Part.empty(list(row["hashes"]), self._encoder, self._config)
-        places_N2 = np.array([row["earlier_parts"], row["earlier_rows"]], dtype=np.int64).T
-        self._copy(made, places_N2)
-        num_reused = int(made.is_kept_N.sum())
+        self._copy(made, np.array([row["earlier_parts"], row["earlier_rows"]], dtype=np.int64).T)
         self._encode_rest(made, row["stores"])
         self._write(row["part"], made)
-        num_kept = int(made.is_kept_N.sum())
-        return {"part": row["part"], "kept": num_kept, "rejected": len(made.rejected), "reused": num_reused}
 
     def _copy(self, made: _Part, places_N2: NDArray[np.int64]) -> None:
         """Take the rows that earlier stores hold."""
@@ -189,7 +187,7 @@ class PartEncoder:
         return features.cls_BD[: len(pixels)].float().cpu().numpy(), tokens_BTE
 
     def _write(self, part: int, made: _Part) -> None:
-        rows = made.kept()
+        rows = np.flatnonzero(made.is_kept_N)
         hashes = [made.hashes[row] for row in rows]
         if made.rejected:
             lines = [
@@ -204,9 +202,11 @@ class PartEncoder:
             write_part(path, hashes, made.cls_ND[rows], None if made.tokens_NTE is None else made.tokens_NTE[rows])
 
 
-def make_here(config: EmbedConfig, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def make_here(
+    config: EmbedConfig, rows: Iterable[Mapping[str, Any]], encoder: type[PartEncoder] = PartEncoder
+) -> Iterator[dict[str, Any]]:
     """Make parts one after the other in this process, without a cluster; yields what each call says."""
-    return map(PartEncoder(config), rows)
+    return map(encoder(config), rows)
 
 
 def _why_unfit(cls_D: np.ndarray) -> str:
