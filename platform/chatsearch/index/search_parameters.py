@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 from chatsearch.errors import InputError
 
@@ -35,7 +35,7 @@ class SearchParameters:
         Raises:
             InputError: something is said that this kind does not take, or is no whole number above 0.
         """
-        said = {name: value for name, value in asdict(self).items() if value is not None}
+        said = {name: value for name in NAMES if (value := getattr(self, name)) is not None}
         for name, value in said.items():
             if name not in TAKEN[kind]:
                 takes = " and ".join(TAKEN[kind]) or "no search parameter: it is exact"
@@ -57,4 +57,5 @@ class SearchParameters:
         )
 
 
-assert {name for names in TAKEN.values() for name in names} == {field.name for field in fields(SearchParameters)}
+NAMES = tuple(field.name for field in fields(SearchParameters))
+assert {name for names in TAKEN.values() for name in names} == set(NAMES)

@@ -15,8 +15,10 @@ from chatsearch.index.vectors import Float32
 
 _MAX_GATHERED = 1 << 24
 """Numbers copied at a time (64 MiB)."""
-_MAX_KEPT = 1 << 20
-"""Numbers that a selection keeps a copy of (4 MiB)."""
+SCANNED_NUMBERS = 1 << 20
+"""Rows times dimension up to which a selection keeps a copy of its vectors (4 MiB), and all of them are scored whatever the kind of
+index: faster than what FAISS does with a selector, and exact. Beyond, vectors are copied by each search, which is slower than a
+selector (``make bench ONLY=index``, I7, holds both beside each other)."""
 
 
 class Selection:
@@ -44,7 +46,7 @@ class Selection:
     def blocks(self) -> Iterator[tuple[NDArray[np.int64], Float32]]:
         """Rows with their vectors, as many at a time as should be copied at once."""
         dimension = self._vectors_ND.shape[1]
-        if self.num_rows * dimension <= _MAX_KEPT:
+        if self.num_rows * dimension <= SCANNED_NUMBERS:
             yield self.rows_n, self._few_nD
             return
         step = max(1, _MAX_GATHERED // dimension)

@@ -24,7 +24,7 @@ from chatsearch.index.filters import Filter, check_filter
 from chatsearch.index.items import read_items
 from chatsearch.index.merge import ShardHits
 from chatsearch.index.search_parameters import SearchParameters
-from chatsearch.index.selection import Selection
+from chatsearch.index.selection import SCANNED_NUMBERS, Selection
 from chatsearch.index.vectors import (
     Exclusions,
     Float32,
@@ -41,9 +41,6 @@ _SPARE = 8
 """Candidates fetched beyond ``k``: enough to settle nearly every query in the first round."""
 _MAX_GATHERED = 1 << 24
 """Numbers gathered at a time for exact scoring (128 MiB)."""
-SCANNED_ROWS = 4096
-"""Where filter and dead rows leave no more, all of them are scored, whatever the kind of index: that is as fast as what FAISS does
-with a selector, and exact."""
 SCANNED_SHARE = 0.25
 """Of this share or less of a flat index the rows are gathered and scored alone; of more, all are scored, which needs no copy."""
 _KEPT_FILTERS = 16
@@ -193,7 +190,7 @@ class IndexShard:
         answers = [_NOTHING] * len(queries_BD)
         if num_rows:
             open_P = list(range(len(queries_BD)))
-            if self.kind != "flat" and (selected is None or num_rows > SCANNED_ROWS):
+            if self.kind != "flat" and (selected is None or num_rows * self.dimension > SCANNED_NUMBERS):
                 open_P = self._propose(request, parameters, answers)
             self._settle(request, open_P, answers)
         return ShardHits(self.version, self.shard, self._hits(answers))

@@ -127,12 +127,12 @@ def test_sharded_faiss_equals_the_oracle_over_small_galleries(
     index.close()
 
 
-@pytest.mark.parametrize("scanned", [0, shard_module.SCANNED_ROWS])
+@pytest.mark.parametrize("scanned", [0, shard_module.SCANNED_NUMBERS])
 def test_every_kind_looked_through_whole_equals_the_oracle(
     index: GalleryIndex, oracle: ExactIndex, scanned: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows that a filter leaves are scored alone where they are few; with 0, FAISS selects them however few they are."""
-    monkeypatch.setattr(shard_module, "SCANNED_ROWS", scanned)
+    monkeypatch.setattr(shard_module, "SCANNED_NUMBERS", scanned)
 
     @settings(max_examples=30, deadline=None)
     @given(
@@ -147,11 +147,11 @@ def test_every_kind_looked_through_whole_equals_the_oracle(
     agree()
 
 
-@pytest.mark.parametrize("scanned", [0, shard_module.SCANNED_ROWS])
+@pytest.mark.parametrize("scanned", [0, shard_module.SCANNED_NUMBERS])
 def test_as_many_hits_as_there_are_however_short_the_look(
     index: GalleryIndex, oracle: ExactIndex, scanned: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_module, "SCANNED_ROWS", scanned)
+    monkeypatch.setattr(shard_module, "SCANNED_NUMBERS", scanned)
     kind: str = index.artefact.manifest.facts["kind"]
     nearest = SearchParameters(**dict.fromkeys(TAKEN[kind], 1))
     few = OneOf("number", ("7",))
