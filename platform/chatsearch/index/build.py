@@ -11,7 +11,7 @@ Shape suffixes: N pictures, M items, D width of f_CLS, d retrieval dimension.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ from chatsearch.index.items import ItemTable, check_item_ids, items_as_table, wr
 from chatsearch.index.plan.forecast import BuildFigures, forecast_beside_actual, forecast_build, rates_at
 from chatsearch.index.search_parameters import SearchParameters
 from chatsearch.index.shard import canaries_name, index_name, items_name, shard_of, vectors_name
-from chatsearch.index.vectors import Float32, unit_rows
+from chatsearch.index.vectors import Float32, Float64, unit_rows
 from chatsearch.index.watch import PeakMemory
 from chatsearch.kinds import GALLERY_INDEX, MODEL_BUNDLE
 from chatsearch.manifest import Artefact, begin_output, file_entry, hash_ids, open_artefact
@@ -106,14 +106,24 @@ class Projection:
 
     def apply(self, cls_ND: Float32) -> Float32:
         """unit(f_CLS M_Q), (N, d)."""
+        # In float64 and rounded once: the order in which a BLAS sums does not show in float32.
+        parts = [unit_rows(block_Nd) for block_Nd in self._projected(cls_ND)]
+        return np.concatenate(parts) if parts else np.empty((0, len(self.weight_dD)), np.float32)
+
+    def norms(self, cls_ND: Float32) -> Float32:
+        """|f_CLS M_Q|, (N,)."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            parts = [np.sqrt((b_Nd * b_Nd).sum(axis=1)).astype(np.float32) for b_Nd in self._projected(cls_ND)]
+        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+    def _projected(self, cls_ND: Float32) -> Iterator[Float64]:
+        """f_CLS M_Q in blocks of rows."""
         weight_Dd = self.weight_dD.T.astype(np.float64)
-        parts = []
         for start in range(0, len(cls_ND), _MAX_PROJECTED):
             block_ND = cls_ND[start : start + _MAX_PROJECTED].astype(np.float64)
             with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found, and named, afterwards
-                # In float64 and rounded once: the order in which a BLAS sums does not show in float32.
-                parts.append(unit_rows(block_ND @ weight_Dd))
-        return np.concatenate(parts) if parts else np.empty((0, weight_Dd.shape[1]), np.float32)
+                projected_Nd = block_ND @ weight_Dd
+            yield projected_Nd
 
 
 def build_index(config: IndexConfig, on_shard: Callable[[int, int], None] | None = None) -> Artefact:
@@ -160,7 +170,7 @@ def build_index(config: IndexConfig, on_shard: Callable[[int, int], None] | None
             rates=rates,
         )
     vectors_Nd = projection.apply(store.matrix_ND)
-    _check_finite(vectors_Nd, store)
+    check_directions(np.asarray(np.isfinite(vectors_Nd).all(axis=1)), store)
     lists = config.num_lists or num_lists(len(items) // config.num_shards)
     empty = None if kind == "flat" else trained(kind, vectors_Nd[sample_rows(len(vectors_Nd), lists)], lists)
     names: list[str] = []
@@ -232,11 +242,16 @@ def split_items(items: Sequence[GalleryItem], num_shards: int, *, where: str) ->
     return shards
 
 
-def _check_finite(vectors_Nd: Float32, store: FeatureStore) -> None:
-    bad = np.flatnonzero(~np.isfinite(vectors_Nd).all(axis=1))
+def check_directions(has_direction_N: NDArray[np.bool_], store: FeatureStore) -> None:
+    """Check that every picture of a store has a direction after projection.
+
+    Raises:
+        CorruptArtefactError: naming the first that has none.
+    """
+    bad = np.flatnonzero(~has_direction_N)
     if len(bad):
         raise CorruptArtefactError(
-            f"{len(bad)} of {len(vectors_Nd)} pictures in {store.uri} have no direction after projection (NaN, infinite or zero), "
+            f"{len(bad)} of {len(has_direction_N)} pictures in {store.uri} have no direction after projection (NaN, infinite or zero), "
             f"first {store.hashes[bad[0]][:16]}. Check the model, then embed again with --set overwrite=true."
         )
 

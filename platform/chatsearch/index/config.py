@@ -71,3 +71,15 @@ class IndexConfig(Config):
     rates: str = runtime("")
     """Rates that ``chatsearch plan --probe`` kept, for the forecast that the manifest holds beside what the build took."""
     overwrite: bool = runtime(False)
+
+
+class FoldConfig(Config):
+    """What a model needs to search a feature store as it is: the length of every picture's features after its M_Q."""
+
+    features: str = runtime("")
+    """Feature store to search."""
+    model: str = runtime("")
+    """Model bundle whose M_Q is folded into its queries."""
+    output: str = runtime("")
+    """Where the norms go."""
+    overwrite: bool = runtime(False)

@@ -1,0 +1,175 @@
+"""Search over raw features with M_Q folded into the query: no index, and nothing but its norms, a model.
+
+Shape suffixes: B queries, N pictures, K candidates of a query, I items, D width of f_CLS, d retrieval dimension.
+
+    q^T M_Q f / |M_Q f| = (M_Q^T q)^T f / |M_Q f|
+
+One float32 matrix product over the store proposes pictures, with a bound on its rounding; whichever could belong to the answer is
+scored exactly, as an index over projected vectors scores it. Ids, order and scores are those of that index.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chatsearch.errors import CorruptArtefactError, FingerprintMismatchError
+from chatsearch.index.build import Projection
+from chatsearch.index.features import FeatureStore
+from chatsearch.index.fold import NORMS, row_order
+from chatsearch.index.vectors import (
+    Exclusions,
+    Float32,
+    check_exclusions,
+    check_k,
+    check_queries,
+    exact_scores,
+    score_error,
+)
+from chatsearch.kinds import FOLDED_NORMS
+from chatsearch.manifest import Artefact, open_artefact
+from chatsearch.types import Hit
+
+_MAX_SCORES = 1 << 24
+"""Scores of one matrix product (64 MiB)."""
+
+
+class FoldedGallery:
+    """A feature store as one model sees it. Same contract as :class:`chatsearch.index.gallery.GalleryIndex`, always exact."""
+
+    def __init__(self, norms: Artefact, store: FeatureStore, projection: Projection) -> None:
+        """Put together what :meth:`open` has found.
+
+        Raises:
+            FingerprintMismatchError: the norms are of another store or another M_Q; names both, and the command that repairs it.
+            CorruptArtefactError: the norms do not fit the store's rows.
+        """
+        facts = norms.manifest.facts
+        for what, ours, theirs in (
+            ("features", facts["features_fingerprint"], store.fingerprint),
+            ("M_Q", facts["mq_fingerprint"], projection.mq_fingerprint),
+        ):
+            if ours != theirs:
+                raise FingerprintMismatchError(
+                    f"Norms {norms.uri} were made for {what} {ours}, and are to be used with {what} {theirs}. Make those that fit: "
+                    f"python -m jobs.fold --set features={store.uri} --set model={projection.uri} --set output=NEW_URI"
+                )
+        projection.check(store)
+        self._norms_N: Float32 = np.load(norms.checked_path(NORMS), allow_pickle=False)
+        if self._norms_N.shape != (len(store),) or facts["row_order"] != row_order(store.hashes):
+            raise CorruptArtefactError(
+                f"Norms {norms.uri} are {len(self._norms_N)} in an order of their own; store {store.uri} has {len(store)} pictures. Make "
+                "them again with --set overwrite=true."
+            )
+        self.artefact = norms
+        self._store = store
+        self._projection = projection
+        self._cls_ND = store.matrix_ND
+        # How much longer a picture's features are than its projection: what rounding errors grow by.
+        self._gains_N = np.sqrt(np.einsum("nd,nd->n", self._cls_ND, self._cls_ND)) / self._norms_N
+        items = store.item_table
+        rows_I = np.array([store.row_of(items.content_hash(place)) for place in range(len(items))], dtype=np.int64)
+        self._items_by_row_I = np.argsort(rows_I, kind="stable")
+        self._first_item_N = np.searchsorted(rows_I[self._items_by_row_I], np.arange(len(store) + 1))
+        self._shown_N = np.diff(self._first_item_N) > 0
+
+    @classmethod
+    def open(
+        cls,
+        uri: str,
+        mq_fingerprint: str | None = None,
+        *,
+        model: str | None = None,
+        store: FeatureStore | None = None,
+    ) -> FoldedGallery:
+        """Open the norms at a URI, with the store and the model that they name.
+
+        Args:
+            uri: where the norms lie.
+            mq_fingerprint: fingerprint of the serving model's M_Q; None leaves the check out.
+            model: URI of the model; None takes the one that the norms name.
+            store: the feature store, where it is open already: galleries of several models share its rows.
+
+        Raises:
+            ArtefactError: something is not there, or damaged.
+            FingerprintMismatchError: store, model and norms do not belong together.
+        """
+        norms = open_artefact(uri, FOLDED_NORMS)
+        facts = norms.manifest.facts
+        if mq_fingerprint not in (None, facts["mq_fingerprint"]):
+            raise FingerprintMismatchError(
+                f"Norms {norms.uri} are of M_Q {facts['mq_fingerprint']}, the model has M_Q {mq_fingerprint}. Make its norms: "
+                f"python -m jobs.fold --set features={facts['features']} --set model={model or 'MODEL'} --set output=NEW_URI"
+            )
+        if store is None:
+            store = FeatureStore.open(facts["features"])
+        return cls(norms, store, Projection.open(model or facts["model"]))
+
+    @property
+    def version(self) -> str:
+        """Fingerprint of the norms, which are of one store and one model; every answer names it."""
+        return self.artefact.fingerprint
+
+    @property
+    def dimension(self) -> int:
+        """Width of a query."""
+        return len(self._projection.weight_dD)
+
+    @property
+    def num_items(self) -> int:
+        """Items that can be found."""
+        return len(self._items_by_row_I)
+
+    def search(self, queries_BD: NDArray[np.floating], k: int, exclude: Exclusions = ()) -> list[list[Hit]]:
+        """See :meth:`chatsearch.index.gallery.GalleryIndex.search`."""
+        k = check_k(k)
+        queries_Bd = check_queries(queries_BD, self.dimension)
+        exclusions = check_exclusions(exclude, len(queries_Bd))
+        folded_BD = queries_Bd.astype(np.float64) @ self._projection.weight_dD.astype(np.float64)
+        step = max(1, _MAX_SCORES // max(1, len(self._store)))
+        answers: list[list[Hit]] = []
+        for start in range(0, len(queries_Bd), step):
+            block = slice(start, start + step)
+            with np.errstate(over="ignore", invalid="ignore"):  # such rows are scored exactly
+                scores_BN = folded_BD[block].astype(np.float32) @ self._cls_ND.T / self._norms_N
+            lengths_B = np.sqrt((folded_BD[block] ** 2).sum(axis=1))
+            for place, scores_N in enumerate(scores_BN):
+                number = start + place
+                errors_N = score_error(self._store.dimension) * (1.0 + lengths_B[place] * self._gains_N)
+                rows_K = self._candidates(scores_N, errors_N, k, exclusions[number])
+                answers.append(self._rank(rows_K, queries_Bd[number], k))
+        return answers
+
+    def _candidates(
+        self, scores_N: Float32, errors_N: NDArray[np.floating], k: int, exclude: frozenset[str]
+    ) -> NDArray[np.int64]:
+        """Rows that may be among the best ``k`` that are shown and not left out."""
+        shown_N = self._shown_N
+        if exclude:
+            shown_N = shown_N.copy()
+            shown_N[[self._store.row_of(content_hash) for content_hash in exclude if content_hash in self._store]] = (
+                False
+            )
+        rows_K = np.flatnonzero(shown_N)
+        if len(rows_K) <= k:
+            return rows_K
+        scores_K, errors_K = scores_N[rows_K], errors_N[rows_K]
+        known_K = np.isfinite(scores_K) & np.isfinite(errors_K)
+        least_K = np.where(known_K, scores_K - errors_K, -np.inf)
+        most_K = np.where(known_K, scores_K + errors_K, np.inf)
+        return rows_K[most_K >= np.partition(least_K, len(rows_K) - k)[len(rows_K) - k]]
+
+    def _rank(self, rows_K: NDArray[np.int64], query_d: Float32, k: int) -> list[Hit]:
+        """The best items of some rows by their exact scores."""
+        scores = exact_scores(self._projection.apply(self._cls_ND[rows_K]), query_d).tolist()
+        table = self._store.item_table
+        found = [
+            (-score, table.item_id(place), place)
+            for row, score in zip(rows_K.tolist(), scores, strict=True)
+            for place in self._items_by_row_I[self._first_item_N[row] : self._first_item_N[row + 1]].tolist()
+        ]
+        hits = []
+        for rank, (negated, _, place) in enumerate(sorted(found)[:k], start=1):
+            item = table.item(place)
+            hits.append(Hit(item.item_id, -negated, rank, item.content_hash, item.metadata))
+        return hits
