@@ -17,6 +17,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
