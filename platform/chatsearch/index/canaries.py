@@ -22,12 +22,14 @@ from numpy.typing import NDArray
 
 from chatsearch.errors import CorruptArtefactError
 from chatsearch.index.items import ItemTable, items_as_table
-from chatsearch.index.vectors import Float32, exact_scores
+from chatsearch.index.vectors import Float32, exact_scores, score_error
 from chatsearch.types import GalleryItem, Hit
 
 NUM_CANARIES = 4
 """Of each shard; fewer where most of its pictures are copies of each other."""
 _NUM_TRIED = 8
+_MOST_NEAR = 64
+"""A row among more that may score as high is no canary."""
 _NUM_NUMBERS = 4
 """Of each vector, in its tie: evenly spread over its width."""
 
@@ -89,7 +91,10 @@ def choose(vectors_ND: Float32, id_order_N: NDArray[np.int64]) -> list[int]:
     chosen = []
     for row in np.unique(np.linspace(0, num_rows - 1, min(_NUM_TRIED, num_rows)).astype(int)):
         rough_N = vectors_ND @ vectors_ND[row]
-        near_K = np.argpartition(-rough_N, min(2, num_rows - 1))[:3]
+        # Whatever may score as high exactly: in a narrow cone of vectors that is more than the few that seem nearest.
+        near_K = np.flatnonzero(rough_N >= rough_N[row] - 2 * score_error(vectors_ND.shape[1]))
+        if len(near_K) > _MOST_NEAR:
+            continue
         scores_K = exact_scores(vectors_ND[near_K], vectors_ND[row])
         best_K = np.lexsort((id_order_N[near_K], -scores_K))
         if near_K[best_K[0]] == row and (len(best_K) == 1 or scores_K[best_K[1]] < scores_K[best_K[0]]):

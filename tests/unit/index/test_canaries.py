@@ -18,6 +18,7 @@ from chatsearch.index.gallery import GalleryIndex
 from chatsearch.index.items import ItemTable, read_items
 from chatsearch.index.search_parameters import TAKEN
 from chatsearch.index.shard import IndexShard, canaries_name, items_name, vectors_name
+from chatsearch.index.vectors import exact_scores, unit_rows
 from chatsearch.manifest import MANIFEST, Artefact, file_entry, open_artefact
 from chatsearch.storage import Folder
 
@@ -134,6 +135,15 @@ def test_copies_are_no_canaries(gallery: Gallery) -> None:
     assert choose(twins, np.arange(5)) == []
     assert choose(np.concatenate([twins, np.eye(3, dtype=np.float32)[1:]]), np.arange(7)) == [5, 6]
     assert choose(np.empty((0, 3), np.float32), np.arange(0)) == []
+
+
+def test_vectors_in_a_narrow_cone_are_canaries_only_where_nothing_scores_as_high() -> None:
+    rng = np.random.default_rng(0)
+    for spread in (1e-2, 1e-4, 1e-5):
+        vectors_ND = unit_rows(1.0 + spread * rng.normal(size=(300, 8)))
+        scores_NN = exact_scores(vectors_ND[:, None], vectors_ND[None])
+        for row in choose(vectors_ND, np.arange(300)):
+            assert (scores_NN[row] >= scores_NN[row, row]).sum() == 1
 
 
 def test_an_index_of_an_earlier_version_still_opens(built: Artefact, tmp_path: Path) -> None:
