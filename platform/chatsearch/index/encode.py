@@ -188,7 +188,7 @@ class PartEncoder:
 
     def _write(self, part: int, made: _Part) -> None:
         rows = np.flatnonzero(made.is_kept_N)
-        hashes = [made.hashes[row] for row in rows]
+        hashes = [made.hashes[row] for row in rows.tolist()]
         if made.rejected:
             lines = [
                 json.dumps({"key": made.hashes[row], "reason": reason}) + "\n" for row, reason in sorted(made.rejected)
