@@ -1,4 +1,7 @@
-"""``make bench``: run every ``bench_*.py`` here, or those named with ``--only``, and write what they find."""
+"""``make bench``: run every ``bench_*.py`` here, or what ``--only`` names, and write what they find.
+
+``--only index`` is a benchmark; ``--only index.peers`` its part ``index_peers.py`` alone.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,23 @@ from tests.benchmarks.harness import Result, cpu_times, steal_since, write
 HERE = Path(__file__).parent
 
 
+def parts(names: list[str]) -> dict[str, str]:
+    """Modules of the parts of benchmarks, by ``benchmark.part``: the files that measure something themselves."""
+    files = [(name, path) for name in names for path in sorted(HERE.glob(f"{name}_*.py"))]
+    return {
+        f"{name}.{path.stem.removeprefix(f'{name}_')}": path.stem
+        for name, path in files
+        if "\ndef measure(" in path.read_text()
+    }
+
+
 def main() -> int:
     """Returns 0 when everything ran, whatever it found."""
     names = sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/bench"))
-    parser.add_argument("--only", choices=names)
+    modules = {**{name: f"bench_{name}" for name in names}, **parts(names)}
+    parser.add_argument("--only", choices=modules)
     arguments = parser.parse_args()
     prepare_environment()  # before any of them imports Ray, which reads it then
     # Ray's workers give way to everything else on a machine by default; what they are compared with does not.
@@ -29,7 +43,7 @@ def main() -> int:
     results: list[Result] = []
     before = cpu_times()
     for name in [arguments.only] if arguments.only else names:
-        for result in importlib.import_module(f"tests.benchmarks.bench_{name}").measure():
+        for result in importlib.import_module(f"tests.benchmarks.{modules[name]}").measure():
             print(f"{result.id}: {result.status} {result.value}", file=sys.stderr, flush=True)
             results.append(replace(result, steal=steal_since(before)))
             write(results, arguments.output)  # at once: a benchmark that is cut off keeps what it has

@@ -9,13 +9,14 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from chatsearch.tracking.machine import this_machine
 
-Status = Literal["met", "missed", "void", "not_run"]
+Status = Literal["met", "missed", "reported", "void", "not_run"]
+"""``reported`` is a number that no goal is set for."""
 NULL_BAND = (0.98, 1.02)
 NUM_RESAMPLES = 2000
 
@@ -35,11 +36,13 @@ class Result:
     runs: tuple[float, ...] = ()
     """Every measurement behind the value, in the order taken."""
     note: str = ""
-    """What a reader needs beside the value: settings of the sides, medians, the null test."""
+    """What a reader needs beside the value: settings of the sides, medians, the null test. What follows an empty line is Markdown."""
     sides: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """What each side measured, where ``runs`` are ratios of them."""
     steal: float | None = None
     """Share of the machine's processor time that others took meanwhile; None where the system does not tell."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Text by name of the file beside the results that it goes to, e.g. a plot."""
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -121,7 +124,8 @@ def judge(
         sides: see :class:`Result`.
     """
     interval = median_interval(runs)
-    notes = [note] if note else []
+    head, *more = note.split("\n\n", 1)
+    notes = [head] if head else []
     status: Status = "met" if interval[0] >= at_least and interval[1] <= at_most else "missed"
     if null:
         middle = statistics.median(null)
@@ -136,9 +140,25 @@ def judge(
         goal,
         command,
         runs=tuple(runs),
-        note="; ".join(notes),
+        note="\n\n".join(["; ".join(notes), *more]),
         sides=dict(sides or {}),
     )
+
+
+def report(
+    id: str,
+    runs: Sequence[float],
+    *,
+    goal: str,
+    command: str,
+    null: Sequence[float] = (),
+    note: str = "",
+    sides: Mapping[str, Sequence[float]] | None = None,
+    files: Mapping[str, str] | None = None,
+) -> Result:
+    """The median of the runs where no goal is set for it; see :func:`judge`."""
+    judged = judge(id, runs, goal=goal, command=command, null=null, note=note, sides=sides)
+    return replace(judged, status="reported" if judged.status == "met" else "void", files=dict(files or {}))
 
 
 def account(
@@ -207,17 +227,24 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def write(results: Sequence[Result], folder: Path) -> str:
-    """Write ``results.json`` and return the Markdown table, which goes to ``results.md``."""
+    """Write ``results.json``, the results' files, and the Markdown table, which goes to ``results.md`` and is returned."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n")
     rows = ["| id | status | value | 95 % interval | goal |", "|---|---|---|---|---|"]
+    below = []
     for r in results:
+        for name, text in r.files.items():
+            (folder / name).write_text(text)
         value = "" if r.value is None else f"{r.value:.3g}"
         interval = "" if r.interval is None else f"{r.interval[0]:.3g} to {r.interval[1]:.3g}"
-        rows.append(f"| {r.id} | {r.status} | {value} | {interval} | {'; '.join(filter(None, [r.goal, r.note]))} |")
+        note, _, more = r.note.partition("\n\n")
+        rows.append(f"| {r.id} | {r.status} | {value} | {interval} | {'; '.join(filter(None, [r.goal, note]))} |")
+        if more or r.files:
+            below.append("\n\n".join([f"## {r.id}", *filter(None, [more]), *(f"![{n}]({n})" for n in r.files)]) + "\n")
+    held = [{**asdict(r), "files": list(r.files)} for r in results]
+    (folder / "results.json").write_text(json.dumps(held, indent=1) + "\n")
     stolen = max((r.steal for r in results if r.steal is not None), default=0.0)
     stamp = f"\n{results[0].date}, {results[0].machine}, `{results[0].command}`" if results else ""
     stamp += f", at most {stolen:.1%} of the processor time taken by others\n" if results else ""
-    table = "\n".join(rows) + "\n" + stamp
+    table = "\n".join(["\n".join(rows) + "\n" + stamp, *below])
     (folder / "results.md").write_text(table)
     return table

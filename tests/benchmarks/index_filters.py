@@ -37,6 +37,7 @@ from chatsearch.index.vectors import Float32
 from chatsearch.types import GalleryItem
 
 from tests.benchmarks.harness import Result, judge, seconds, take_turns
+from tests.benchmarks.index_galleries import COMMAND
 from tests.benchmarks.index_kinds import DIMENSION, NUM_CENTRES, around, unit
 from tests.unit.index.synthetic import picture_hash, write_bundle, write_store
 
@@ -118,7 +119,7 @@ class _Tuned:
     search: Search
 
 
-def filters(command: str) -> Iterator[Result]:
+def measure() -> Iterator[Result]:
     """I7 for each filter, one query at a time and in batches, in one thread; judged by the fastest side of FAISS."""
     rng = np.random.default_rng(0)
     centres = unit(rng.standard_normal((NUM_CENTRES, DIMENSION)))
@@ -143,7 +144,7 @@ def filters(command: str) -> Iterator[Result]:
             tuned = _tune(sides, filter, mask_N, tuning)
             for batch in BATCHES:
                 goal = f"filtered search >= 5x FAISS IDSelector QPS at recall {RECALL:.2f}: {share} pass, {batch} queries at a time"
-                yield _compare(tuned, [*np.split(queries, len(queries) // batch)], goal, note, command)
+                yield _compare(tuned, [*np.split(queries, len(queries) // batch)], goal, note)
 
 
 def _gallery(root: Path, rows_ND: Float32, rng: np.random.Generator) -> GalleryIndex:
@@ -180,7 +181,7 @@ def _tune(sides: _Sides, filter: Filter, mask_N: np.ndarray, tuning: Float32) ->
     return tuned
 
 
-def _compare(tuned: Mapping[str, _Tuned], batches: list[Float32], goal: str, note: str, command: str) -> Result:
+def _compare(tuned: Mapping[str, _Tuned], batches: list[Float32], goal: str, note: str) -> Result:
     num_queries = sum(map(len, batches))
 
     def rate(search: Search) -> float:
@@ -199,7 +200,7 @@ def _compare(tuned: Mapping[str, _Tuned], batches: list[Float32], goal: str, not
         "I7",
         rounds.ratios("ours", fastest),
         goal=goal,
-        command=command,
+        command=COMMAND,
         at_least=5.0,
         null=rounds.null,
         note=f"over {fastest}; {table}; {note}",

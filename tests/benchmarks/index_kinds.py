@@ -24,6 +24,7 @@ from chatsearch.index.vectors import Float32
 from chatsearch.types import Hit
 
 from tests.benchmarks.harness import Result, Rounds, judge, seconds, take_turns
+from tests.benchmarks.index_galleries import COMMAND
 from tests.unit.index.synthetic import write_bundle, write_store
 
 NUM_ITEMS = int(os.environ.get("BENCH_ITEMS", "200000"))
@@ -43,7 +44,7 @@ TRIED = {
 }
 
 
-def kinds(command: str) -> Iterator[Result]:
+def measure() -> Iterator[Result]:
     """I5, judged by the fastest setting of each kind that reaches the recall at the bytes."""
     assert set(TRIED) == set(TAKEN) - {"flat"}
     rng = np.random.default_rng(0)
@@ -74,11 +75,11 @@ def kinds(command: str) -> Iterator[Result]:
                 bytes_each[name] = size / NUM_ITEMS
                 sides[name] = partial(_rate, indices[kind], queries, parameters)
         rounds = take_turns(sides, NUM_ROUNDS)
-    yield from _results(command, rounds, recalls, bytes_each, built)
+    yield from _results(rounds, recalls, bytes_each, built)
 
 
 def _results(
-    command: str, rounds: Rounds, recalls: dict[str, float], bytes_each: dict[str, float], built: dict[str, float]
+    rounds: Rounds, recalls: dict[str, float], bytes_each: dict[str, float], built: dict[str, float]
 ) -> Iterator[Result]:
     medians = {name: float(np.median(values)) for name, values in rounds.values.items()}
     small = [name for name in bytes_each if bytes_each[name] * 8 <= 4 * DIMENSION and recalls[name] >= 0.98]
@@ -93,7 +94,7 @@ def _results(
         f"{NUM_ITEMS:,} synthetic vectors of {DIMENSION}, one query at a time, one thread; {table}; built in {builds}"
     )
     if not small:
-        yield Result("I5", "missed", None, None, goal, command, note=f"no setting keeps bytes and recall; {note}")
+        yield Result("I5", "missed", None, None, goal, COMMAND, note=f"no setting keeps bytes and recall; {note}")
         return
     best = max(small, key=lambda name: medians[name])
     ratios = rounds.ratios(best, "flat")
@@ -101,7 +102,7 @@ def _results(
         "I5",
         ratios,
         goal=goal,
-        command=command,
+        command=COMMAND,
         at_least=5.0,
         null=rounds.null,
         note=f"{best}; {note}",
@@ -114,12 +115,12 @@ def unit(rows_ND: np.ndarray) -> Float32:
     return (rows_ND / np.linalg.norm(rows_ND, axis=1, keepdims=True)).astype(np.float32)
 
 
-def around(centres: Float32, number: int, rng: np.random.Generator) -> Float32:
+def around(centres: Float32, number: int, rng: np.random.Generator, spread: float = SPREAD) -> Float32:
     """Unit vectors around centres drawn for each."""
     blocks = []
     for start, stop in pairwise([*range(0, number, 50_000), number]):
         chosen = centres[rng.integers(len(centres), size=stop - start)]
-        blocks.append(unit(chosen + SPREAD * unit(rng.standard_normal(chosen.shape))))
+        blocks.append(unit(chosen + spread * unit(rng.standard_normal(chosen.shape))))
     return np.concatenate(blocks)
 
 

@@ -6,6 +6,7 @@ What the extra names is installed without dependencies: those that are missing t
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -44,5 +45,6 @@ def peers_python() -> str:
     done = subprocess.run(pip, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"pip could not install {', '.join(pins())}: {done.stderr.strip()[-500:]}")
+    shutil.rmtree(packages / "tests", ignore_errors=True)  # a wheel brings one along, which would hide ours
     stamp.write_text(wanted)
     return str(python)
