@@ -387,14 +387,6 @@ class Folder:
                 if entry.base_name != keep:
                     (fs.delete_file if entry.is_file else fs.delete_dir)(entry.path)
 
-    def delete_torn(self) -> None:
-        """Remove what writers have left that were killed: nobody may be writing below this folder. An object store has none."""
-        if is_remote(self.uri):
-            return
-        with _named_errors("delete", self.uri):
-            for path in Path(self.uri).rglob(".tmp-*"):
-                path.unlink(missing_ok=True)
-
     def sha256(self, name: str) -> str:
         """sha256 of one file, in hex."""
         hasher = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""The gallery index: equal answers, speed, kinds beside each other and beside other engines. Goals I1 to I3, I5 and I7."""
+"""The gallery index: equal answers, speed, kinds beside each other and beside other engines. Goals I1 to I3, I5, I7 and R10."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from tests.benchmarks import (
     index_equality,
     index_filters,
     index_kinds,
+    index_latency,
     index_peers,
     index_scan,
     index_throughput,
@@ -21,6 +22,7 @@ def measure() -> Iterator[Result]:
         index_equality,
         index_throughput,
         index_scan,
+        index_latency,
         index_kinds,
         index_filters,
         index_peers,

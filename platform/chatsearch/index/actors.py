@@ -6,6 +6,8 @@ refused or marked as partial. Works over a gallery index and over a live gallery
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +30,7 @@ from chatsearch.kinds import GALLERY_INDEX
 from chatsearch.manifest import open_artefact, read_manifest
 from chatsearch.storage import resolve
 
+logger = logging.getLogger(__name__)
 CANARIES_EVERY_S = 60.0
 _ASK_AGAIN = 3
 """Times that actors of a live gallery are asked to answer from one version."""
@@ -38,7 +41,6 @@ class ShardActor:
 
     def __init__(self, uri: str, shard: int, poll_s: float) -> None:
         self._live: LiveGallery | None = None
-        self._problem: CorruptArtefactError | None = None
         if read_manifest(uri) is None:
             self._live = LiveGallery.open(uri, shards=[shard])
             self._live.follow(poll_s)
@@ -64,17 +66,16 @@ class ShardActor:
         """See :meth:`IndexShard.search` and :meth:`LiveGallery.shard_hits`."""
         if self._live is not None:
             return self._live.shard_hits(queries_BD, k, exclude, parameters, filter=filter, unique=unique, at=at)
-        if self._problem is not None:
-            raise self._problem
         return self._shard.search(queries_BD, k, exclude, parameters=parameters, filter=filter, unique=unique)
 
     def _ask_canaries(self) -> None:
-        while self._problem is None:
+        while True:
             time.sleep(CANARIES_EVERY_S)
             try:
                 self._shard.check()
             except CorruptArtefactError as error:
-                self._problem = error
+                logger.error("%s The shard is opened anew in another process.", error)
+                os._exit(1)  # Ray starts another one, which reads the files again
 
 
 class ActorGallery:
@@ -88,7 +89,8 @@ class ActorGallery:
         is_live: bool,
         fields: frozenset[str] | None,
     ) -> None:
-        self._actors = list(actors)
+        self.actors = list(actors)
+        """Handles, by shard."""
         self._items_per_shard = items_per_shard
         self._is_live = is_live
         self._fields = fields
@@ -139,7 +141,7 @@ class ActorGallery:
     @property
     def num_shards(self) -> int:
         """Shards of the gallery, whether they answer or not."""
-        return len(self._actors)
+        return len(self.actors)
 
     def search(
         self,
@@ -191,7 +193,7 @@ class ActorGallery:
 
     def close(self) -> None:
         """End the actors."""
-        for actor in self._actors:
+        for actor in self.actors:
             ray.kill(actor)
 
     def _ask(self, call: Callable[[Any], Any], timeout_s: float) -> tuple[list[Any], Mapping[int, str]]:
@@ -201,7 +203,7 @@ class ActorGallery:
             InputError: what is asked is wrong, whatever shard is asked.
         """
         until = time.monotonic() + timeout_s
-        asked = [call(actor) for actor in self._actors]
+        asked = [call(actor) for actor in self.actors]
         results, missing = [], dict[int, str]()
         for shard, reference in enumerate(asked):
             try:

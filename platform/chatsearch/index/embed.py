@@ -16,6 +16,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -31,7 +32,7 @@ from chatsearch.index.reuse import EarlierRows
 from chatsearch.kinds import FEATURE_STORE
 from chatsearch.manifest import Artefact, begin_output, hash_ids, read_manifest
 from chatsearch.progress import progress
-from chatsearch.storage import Folder, resolve
+from chatsearch.storage import Folder, is_remote, resolve
 from chatsearch.types import Document, GalleryItem, Kind
 
 MakeParts = Callable[[EmbedConfig, Sequence[Mapping[str, Any]]], Iterator[Mapping[str, Any]]]
@@ -120,7 +121,7 @@ def embed(config: EmbedConfig, make_parts: MakeParts | None = None) -> Artefact:
     items = [item for item in plan.items if item.content_hash not in rejected]
     with output.folder.writing(ITEMS) as path:
         write_items(path, items)
-    output.folder.delete_torn()
+    _clear_torn(output.folder)
     names = [part_name(part) for part in range(len(parts))]
     return output.commit(
         counts={
@@ -142,6 +143,12 @@ def embed(config: EmbedConfig, make_parts: MakeParts | None = None) -> Artefact:
             "attributes_left_out": plan.left_out,
         },
     )
+
+
+def _clear_torn(folder: Folder) -> None:
+    """Remove what killed actors have left half-written: by now nobody writes here. An object store has none."""
+    for path in () if is_remote(folder.uri) else Path(folder.uri).rglob(".tmp-*"):
+        path.unlink(missing_ok=True)
 
 
 def _encoder_facts(uri: str) -> dict[str, str]:
