@@ -72,7 +72,7 @@ def table(
             f"| {name} | {' | '.join(cells)} | {reached:.3f} | {took} | {made.num_bytes / 2**20:,.0f} MiB | {said} |"
         )
     rows += [
-        f"| {name} | could not run: {why.replace('|', '/')} |" + " |" * (4 + len(heads))
+        f"| {name} | could not run: {why.replace('|', '/')} |" + " |" * (3 + len(heads))
         for name, why in refused.items()
     ]
     return "\n".join(rows)

@@ -74,7 +74,7 @@ class Build:
     """Made by an earlier run."""
 
 
-def build(side: Side, vectors: VectorSet, kept: Path = KEPT) -> Build:
+def build(side: Side, vectors: VectorSet, kept: Path) -> Build:
     """Build a side over a set, or take the build that an earlier run made of the same.
 
     Raises:

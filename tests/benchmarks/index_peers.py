@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
 from tests.benchmarks.harness import Result, report, take_turns
 from tests.benchmarks.index_curves import TARGETS, Point, fastest, plot, table
@@ -110,10 +111,10 @@ def list_sides(vectors: VectorSet) -> list[Side]:
     ]
 
 
-def compare(vectors: VectorSet, sides: Sequence[Side]) -> Result:
+def compare(vectors: VectorSet, sides: Sequence[Side], kept: Path = KEPT) -> Result:
     """Sweep every side, then let the fastest settings at each recall take turns."""
     began = time.perf_counter()
-    builds, refused = _builds(sides, vectors)
+    builds, refused = _builds(sides, vectors, kept)
     took = time.perf_counter() - began
     with ExitStack() as stack:
         opened = {
@@ -157,13 +158,13 @@ def _goal(name: str) -> str:
     return f"{name}: QPS of ours over the fastest other engine at recall@10 >= {TARGETS[0]}, reported"
 
 
-def _builds(sides: Sequence[Side], vectors: VectorSet) -> tuple[dict[str, Build], dict[str, str]]:
+def _builds(sides: Sequence[Side], vectors: VectorSet, kept: Path) -> tuple[dict[str, Build], dict[str, str]]:
     """By side: what was built, and why the others could not be."""
     builds: dict[str, Build] = {}
     refused: dict[str, str] = {}
     for side in sides:
         try:
-            builds[side.name] = build(side, vectors)
+            builds[side.name] = build(side, vectors, kept)
         except (RuntimeError, subprocess.TimeoutExpired) as error:
             refused[side.name] = str(error)
             continue

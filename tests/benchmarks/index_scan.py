@@ -1,8 +1,9 @@
-"""Goal I3: a scan of a flat gallery, one query at a time, beside the rate at which the same memory is read.
+"""Goal I3: a scan of a flat gallery, one query at a time, beside the rate at which the same bytes are read.
 
 The gallery has as many shards as there are cores, each mapped from its file and scanned by one thread. The limit is measured over
-the same mapped rows by as many threads: inner products of the rows with themselves, each read once (``numpy.vecdot``, which calls
-BLAS). Plain FAISS holds copies of the rows: in one index, whose search of one query takes one thread, and in ``IndexShards``.
+the same rows mapped from an .npy file, whose numbers lie where NumPy and BLAS read them without a copy, by as many threads: inner
+products of stretches with themselves, each read once (``numpy.vecdot``). Plain FAISS holds copies of the rows in memory of its own:
+in one index, whose search of one query takes one thread, and in ``IndexShards``.
 ``BENCH_SCAN_ITEMS``, ``BENCH_SCAN_TURN_S`` and ``BENCH_ROUNDS`` make it shorter for a trial; what then comes out is no result.
 
 Shape suffixes: N rows, D dimension.
@@ -43,11 +44,12 @@ def measure() -> Iterator[Result]:
     side = Side(
         "ours flat", "tests.benchmarks.index_ours", {"kind": "flat", "num_shards": num_cores()}, [{}], ours=True
     )
-    made = build(side, vectors)
+    made = build(side, vectors, KEPT)
     queries_QD = np.load(vectors.queries)
     gallery = GalleryIndex.open(str(made.folder / "index"))
     faiss.omp_set_num_threads(1)
-    parts = [shard._vectors_ND for shard in gallery._shards]
+    mapped_ND = np.load(vectors.vectors, mmap_mode="r")
+    parts = np.array_split(mapped_ND, num_cores())
     single, shards = _faiss_indices(parts)
     num_bytes = sum(part.nbytes for part in parts)
     assert num_bytes == 4 * NUM_ITEMS * DIMENSION

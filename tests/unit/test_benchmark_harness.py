@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 
-from tests.benchmarks.harness import Result, account, cpu_times, judge, steal_since, take_turns, write
+from tests.benchmarks.harness import Result, account, cpu_times, judge, report, steal_since, take_turns, write
 
 GOAL = {"goal": "a goal", "command": "make bench"}
 
@@ -66,3 +66,16 @@ def test_notes_and_steal_reach_the_table(tmp_path) -> None:
     assert "| X | met | 1 | 0.9 to 1.1 | a goal; 2 threads |" in table
     assert "at most 3.1% of the processor time" in table
     assert json.loads((tmp_path / "results.json").read_text())[0]["steal"] == 0.031
+
+
+def test_a_number_without_a_goal_is_reported_and_its_files_lie_beside_the_table(tmp_path) -> None:
+    note = "settings\n\n| engine | QPS |\n|---|---|\n| a | 3 |"
+    result = report("X", [2.0] * 9, null=[1.0], note=note, files={"x.svg": "<svg/>"}, **GOAL)
+    assert result.status == "reported"
+    assert report("X", [2.0] * 9, null=[1.5], **GOAL).status == "void"
+    written = write([result], tmp_path)
+    assert "| X | reported | 2 | 2 to 2 | a goal; settings; null test 1.000 of 1 |" in written.splitlines()
+    assert "## X\n\n| engine | QPS |\n|---|---|\n| a | 3 |\n\n![x.svg](x.svg)\n" in written
+    assert (tmp_path / "x.svg").read_text() == "<svg/>"
+    (held,) = json.loads((tmp_path / "results.json").read_text())
+    assert held["files"] == ["x.svg"]

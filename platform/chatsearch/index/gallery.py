@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatsearch.errors import FingerprintMismatchError, InputError
+from chatsearch.index.exhaustive import limit_threads
 from chatsearch.index.filters import Filter, check_fields
 from chatsearch.index.merge import ShardHits, merge_batches
 from chatsearch.index.search_parameters import SearchParameters
@@ -51,7 +52,12 @@ class GalleryIndex:
     def __init__(self, artefact: Artefact) -> None:
         self.artefact = artefact
         num_shards: int = artefact.manifest.counts["shards"]
-        self._pool = ThreadPoolExecutor(min(num_shards, os.cpu_count() or 1), thread_name_prefix="index-shard")
+        num_cores = os.cpu_count() or 1
+        num_threads = min(num_shards, num_cores)
+        # The shards share the cores: else FAISS takes all of them for each.
+        self._pool = ThreadPoolExecutor(
+            num_threads, "index-shard", initializer=limit_threads, initargs=(num_cores // num_threads,)
+        )
         self._shards = list(self._pool.map(lambda shard: IndexShard.open(artefact, shard), range(num_shards)))
 
     @classmethod
