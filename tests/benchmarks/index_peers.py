@@ -27,7 +27,7 @@ from tests.benchmarks.index_sets import VectorSet, projected, synthetic
 GRAPH_ITEMS = int(os.environ.get("BENCH_GRAPH_ITEMS", "200000"))
 GRAPH_DIMENSION = 256
 LIST_ITEMS = int(os.environ.get("BENCH_LIST_ITEMS", "1000000"))
-LIST_DIMENSION = 128
+LIST_DIMENSION = 64
 TURN_S = float(os.environ.get("BENCH_TURN_S", "1.5"))
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "9"))
 SWEEP_ROUNDS = 3
