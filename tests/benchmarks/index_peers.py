@@ -37,6 +37,7 @@ OURS, FAISS = "tests.benchmarks.index_ours", "tests.benchmarks.index_faiss"
 
 REACH = (16, 32, 64, 128, 256, 512)
 PROBES = (4, 8, 16, 32, 64, 128)
+FLAT = Side("ours flat", OURS, {"kind": "flat"}, [{}], ours=True)
 HNSW = Side("ours hnsw", OURS, {"kind": "hnsw"}, [{"ef_search": n, "num_reranked": 20} for n in REACH], ours=True)
 RABITQ = Side(
     "ours ivf-rabitq",
@@ -53,6 +54,7 @@ PQ = Side(
     ours=True,
 )
 GRAPHS = (
+    FLAT,
     HNSW,
     RABITQ,
     Side(
@@ -96,7 +98,7 @@ def list_sides(vectors: VectorSet) -> list[Side]:
     num_vectors, dimension = vectors.shape
     budget = num_vectors * (4 * dimension + dimension // 4 + 8)
     return [
-        Side("ours flat", OURS, {"kind": "flat"}, [{}], ours=True),
+        FLAT,
         PQ,
         RABITQ,
         Side("FAISS flat", FAISS, {"factory": "Flat"}, [{}]),
