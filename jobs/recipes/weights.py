@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chatsearch.model.config import ClipConfig, HubSource, PublishedWeightsConfig
+from chatsearch.model.config import ClipConfig, FolderSource, HubSource, PublishedWeightsConfig
 from chatsearch.train.config import TinyWeightsConfig
 
 from jobs.recipes.places import PAPER, SMALL, TINY, Places
@@ -19,10 +19,15 @@ def small(places: Places = SMALL) -> PublishedWeightsConfig:
 
 
 def paper(places: Places = PAPER) -> PublishedWeightsConfig:
-    """Vicuna-7B v1.5 and CLIP ViT-L/14 from the hub; add BLIP-2's Q-Former with --set perceiver_source=..."""
+    """Vicuna-7B v1.5 and CLIP ViT-L/14 from the hub, BLIP-2's Q-Former from ``data/blip2``.
+
+    LAVIS publishes the Q-Former made for this CLIP as one file outside of the hub, ``blip2_pretrained_vitL.pth``. Another
+    folder: --set perceiver_source.uri=FOLDER; one drawn at random: --set perceiver_source=null.
+    """
     return PublishedWeightsConfig(
         vision=ClipConfig(),
         vision_source=HubSource(repository="openai/clip-vit-large-patch14"),
         language_source=HubSource(repository="lmsys/vicuna-7b-v1.5"),
+        perceiver_source=FolderSource(uri="data/blip2"),
         output=places.weights,
     )

@@ -5,6 +5,7 @@ Only safetensors, GGUF and tensors-only ``torch.load`` are read: no pickled code
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def read_language(folder: Path) -> tuple[LanguageConfig, dict[str, Tensor], Chat
     """A Llama model and its tokenizer from a GGUF file or from a folder as transformers writes it.
 
     Raises:
-        ConfigError: the model is no Llama.
+        ConfigError: the model is no Llama, or the library that its tokenizer is read with is not installed.
         CorruptArtefactError: tensors are missing, left over or of another shape.
     """
     if sorted(folder.glob("*.gguf")):
@@ -145,6 +146,7 @@ def read_language(folder: Path) -> tuple[LanguageConfig, dict[str, Tensor], Chat
         llama = AutoConfig.from_pretrained(folder)
         if not isinstance(llama, LlamaConfig):
             raise ConfigError(f"{folder} holds a {llama.model_type} model. The language model must be a Llama.")
+        _check_sentencepiece(folder)
         published = read_published(folder)
     # A fast tokenizer carries everything in one tokenizers.Tokenizer, which is all that is kept of it.
     tokenizer = AutoTokenizer.from_pretrained(folder, **arguments)
@@ -157,6 +159,16 @@ def read_language(folder: Path) -> tuple[LanguageConfig, dict[str, Tensor], Chat
     spelled = tokenizer.backend_tokenizer.to_str()
     bos, eos, pad = tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token
     return config, weights, ChatTokenizer(spelled, bos=bos, eos=eos, pad=pad), mapping
+
+
+def _check_sentencepiece(folder: Path) -> None:
+    """Vicuna comes with ``tokenizer.model`` alone, which transformers converts with the library that wrote it."""
+    has_model, has_json = (folder / "tokenizer.model").is_file(), (folder / "tokenizer.json").is_file()
+    if has_model and not has_json and importlib.util.find_spec("sentencepiece") is None:
+        raise ConfigError(
+            f"{folder / 'tokenizer.model'} is read with sentencepiece, which is not installed. pip install '.[cpu,paper]' (or "
+            "'.[gpu,paper]'), then run the same command again: nothing is fetched twice."
+        )
 
 
 def _language_weights(config: LanguageConfig, published: Published) -> tuple[dict[str, Tensor], PartMapping]:

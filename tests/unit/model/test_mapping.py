@@ -11,6 +11,7 @@ import torch
 from chatsearch.errors import ConfigError, CorruptArtefactError, MissingInputError
 from chatsearch.kinds import MODEL_WEIGHTS
 from chatsearch.manifest import open_artefact
+from chatsearch.model import published as published_module
 from chatsearch.model.checkpoint_files import read_file
 from chatsearch.model.config import ClipConfig, FolderSource, LanguageConfig, PerceiverConfig, PublishedWeightsConfig
 from chatsearch.model.fetch import fetch
@@ -18,7 +19,7 @@ from chatsearch.model.language import LanguageModel, llama_config
 from chatsearch.model.lavis import perceiver_name, read_perceiver
 from chatsearch.model.mapping import LeftOut, Published, map_by_name
 from chatsearch.model.perceiver import Perceiver
-from chatsearch.model.published import _clip_name, build_weights
+from chatsearch.model.published import _clip_name, build_weights, read_language
 from chatsearch.model.vision import build_network
 from chatsearch.model.weights import load_weights
 from chatsearch.storage import Folder
@@ -320,3 +321,59 @@ def test_a_name_of_the_q_former_is_ours_or_has_a_reason() -> None:
     )
     assert perceiver_name("Qformer.bert.encoder.layer.3.output.dense.bias") == LeftOut("of the Q-Former's text half")
     assert perceiver_name("opt_proj.weight") == LeftOut("of BLIP-2's language model")
+
+
+# ---- the tokenizer, as Vicuna is published: a sentencepiece model and no tokenizer.json -----------------------------
+
+
+def write_sentencepiece(folder: Path) -> None:
+    """A BPE with bytes to fall back on, laid out as Llama's: <unk>, <s>, </s>, 256 bytes, merges, characters."""
+    from transformers.convert_slow_tokenizer import import_protobuf
+
+    model = import_protobuf().ModelProto()
+    normal, unknown, control, byte = 1, 2, 3, 6
+    pieces = [("<unk>", 0.0, unknown), ("<s>", 0.0, control), ("</s>", 0.0, control)]
+    pieces += [(f"<0x{value:02X}>", 0.0, byte) for value in range(256)]
+    merges = ["▁a", "▁r", "ed", "▁red", "pp", "▁app", "le", "▁apple"]
+    pieces += [(piece, -float(n), normal) for n, piece in enumerate([*merges, *"▁abcdefghijklmnopqrstuvwxyz"])]
+    for piece, score, kind in pieces:
+        added = model.pieces.add()
+        added.piece, added.score, added.type = piece, score, kind
+    model.trainer_spec.model_type, model.trainer_spec.byte_fallback = 2, True
+    model.trainer_spec.vocab_size = len(pieces)
+    model.trainer_spec.unk_id, model.trainer_spec.bos_id, model.trainer_spec.eos_id = 0, 1, 2
+    model.normalizer_spec.add_dummy_prefix, model.normalizer_spec.remove_extra_whitespaces = True, False
+    (folder / "tokenizer.model").write_bytes(model.SerializeToString())
+    specials = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
+    configured = {"tokenizer_class": "LlamaTokenizer", "legacy": False, **specials}
+    (folder / "tokenizer_config.json").write_text(json.dumps(configured))
+    (folder / "special_tokens_map.json").write_text(json.dumps(specials))
+    (folder / "tokenizer.json").unlink()
+
+
+def as_published(folder: Path) -> Path:
+    shape = llama(3 + 256 + 8 + 27)
+    write_vicuna(folder / "vicuna", vicuna_layout(shape), shape)
+    write_sentencepiece(folder / "vicuna")
+    return folder / "vicuna"
+
+
+def test_vicunas_own_tokenizer_is_read(tmp_path: Path) -> None:
+    pytest.importorskip("sentencepiece", reason="the extra `paper` is not installed")
+    config, _, tokenizer, _ = read_language(as_published(tmp_path))
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (1, 2, 0)
+    assert tokenizer.img_id == tokenizer.text_vocab_size == config.vocab_size
+    first_merge = 3 + 256
+    assert tokenizer.encode("a red apple") == [first_merge, first_merge + 3, first_merge + 7]
+    assert tokenizer.encode("red", continues=True) == [first_merge + 3], "one space before a word, never two"
+    assert tokenizer.decode(tokenizer.encode("a Käse </s> [IMG]")) == "a Käse </s> [IMG]"
+    assert not {0, 1, 2} & set(tokenizer.encode("<s> a </s> <unk>"))
+
+
+def test_a_tokenizer_that_nothing_here_reads_is_named_with_what_to_install(tmp_path: Path, monkeypatch) -> None:
+    folder = as_published(tmp_path)
+    monkeypatch.setattr(published_module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        ConfigError, match=r"tokenizer\.model is read with sentencepiece, .* pip install '\.\[cpu,paper\]'"
+    ):
+        read_language(folder)
