@@ -1,9 +1,13 @@
 """Project stored features with a model's M_Q and build a searchable index.
 
-One matrix product and FAISS shards with explicit ids: no picture is opened, no Ray is needed.
+One matrix product and FAISS shards with explicit ids: no picture is opened, and Ray is needed only for ``on_ray=true``.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from chatsearch.index.config import IndexConfig
 from chatsearch.kinds import GALLERY_INDEX
@@ -12,17 +16,33 @@ from chatsearch.tracking.tracker import Tracker
 from jobs.command import Job, Made, main
 from jobs.recipes import index as recipes
 
+if TYPE_CHECKING:
+    from chatsearch.index.workforce import Workforce
+
 
 def work(config: IndexConfig, tracker: Tracker) -> Made:
-    """Build in this process."""
+    """Build in this process, or with its shards side by side on Ray."""
     from chatsearch.index.build import build_index
     from chatsearch.progress import progress
 
-    with progress("index", config.num_shards, "shards") as advance:
-        index = build_index(config, lambda done, total: advance(1))
+    with _workforce(config) as workforce, progress("index", config.num_shards, "shards") as advance:
+        index = build_index(config, lambda done, total: advance(1), workforce)
     counts = index.manifest.counts
     tracker.log_metrics({f"num_{name}": count for name, count in counts.items()})
     return Made(index.uri, counts)
+
+
+@contextmanager
+def _workforce(config: IndexConfig) -> Iterator[Workforce | None]:
+    if not config.on_ray:
+        yield None
+        return
+    from chatsearch.session import ray_session
+
+    with ray_session():
+        from chatsearch.index.tasks import RayTasks
+
+        yield RayTasks(config.task_cpus)
 
 
 JOB = Job("index", recipes, default="tiny", kind=GALLERY_INDEX, work=work)

@@ -18,5 +18,5 @@ def small(places: Places = SMALL) -> IndexConfig:
 
 
 def paper(places: Places = PAPER) -> IndexConfig:
-    """A gallery of millions, one shard a serving replica."""
-    return tiny(places).replace(num_shards=8)
+    """A gallery of millions, one shard a serving replica, built side by side."""
+    return tiny(places).replace(num_shards=8, on_ray=True)

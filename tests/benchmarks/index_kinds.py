@@ -39,6 +39,7 @@ TRIED = {
     "fp16": [{"num_reranked": 20}],
     "sq8": [{"num_reranked": 40}],
     "ivf-pq": [{"nprobe": n, "num_reranked": m} for n, m in ((16, 100), (32, 200), (64, 400))],
+    "ivf-opq": [{"nprobe": n, "num_reranked": m} for n, m in ((16, 100), (32, 200), (64, 400))],
     "ivf-rabitq": [{"nprobe": n, "num_reranked": m} for n, m in ((16, 50), (32, 100), (64, 200))],
     "hnsw": [{"ef_search": ef, "num_reranked": 20} for ef in (32, 64, 128)],
 }

@@ -17,8 +17,8 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from chatsearch.index.build import Projection
 from chatsearch.index.features import FeatureStore
+from chatsearch.index.projection import Projection
 from chatsearch.index.vectors import Float32, exact_scores, unit_rows
 
 from tests.benchmarks.index_kinds import NUM_CENTRES, SPREAD, around, unit

@@ -28,9 +28,9 @@ def store(tmp_path_factory):
 
 
 @contextmanager
-def running_server(store, folder):
+def running_server(store, folder, port=None):
     """A ``mlflow server`` process on loopback."""
-    port = free_ports(1)[0]
+    port = port or free_ports(1)[0]
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1", "--artifacts-destination", str(folder / "artefacts")]
     command += ["--allowed-hosts", f"127.0.0.1:{port}"]
@@ -195,6 +195,32 @@ def test_a_server_killed_in_mid_run_stops_and_slows_nothing(store, tmp_path, cap
     assert len(client.get_metric_history(run.info.run_id, "loss")) == 20
     assert sum("cannot be reached; the job goes on" in r.message for r in caplog.records) == 1
     assert sum("entries were not recorded" in r.message for r in caplog.records) == 1
+
+
+@pytest.mark.timeout(240)
+def test_a_server_that_comes_back_is_told_all_that_it_missed(store, tmp_path, caplog):
+    (port,) = free_ports(1)
+    config = TrackingConfig(uri=f"http://127.0.0.1:{port}", experiment="back")
+    client = connect(store)
+    with running_server(store, tmp_path, port), caplog.at_level(logging.WARNING):
+        tracker = MlflowTracker(config, RunKey(job="train", key="b"))
+        for step in range(20):
+            tracker.log_metrics({"loss": float(step)}, step=step)
+        wait_until(lambda: runs_of(client, "back")["train"].data.metrics.get("loss") == 19.0)
+    for step in range(20, 40):
+        tracker.log_metrics({"loss": float(step)}, step=step)
+    tracker.set_tag("size", "tiny")
+    wait_until(lambda: any("cannot be reached; the job goes on" in r.message for r in caplog.records))
+    with running_server(store, tmp_path, port):
+        for step in range(40, 60):
+            tracker.log_metrics({"loss": float(step)}, step=step)
+        tracker.finish()
+    run = runs_of(client, "back")["train"]
+    history = client.get_metric_history(run.info.run_id, "loss")
+    assert [(m.step, m.value) for m in history] == [(step, float(step)) for step in range(60)]
+    assert run.data.tags["size"] == "tiny"
+    assert run.info.status == "FINISHED"
+    assert not any("were not recorded" in r.message for r in caplog.records)
 
 
 @pytest.mark.parametrize("where", ["http://127.0.0.1:{port}", "sqlite:////proc/nowhere/mlflow.db"])

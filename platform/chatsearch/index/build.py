@@ -1,138 +1,49 @@
 """Building a gallery index: stored features projected with a model's M_Q, one matrix product, no picture decoded.
 
-Shape suffixes: N pictures, M items, D width of f_CLS, d retrieval dimension.
+Parts of the store are projected and dealt to the shards (:mod:`chatsearch.index.shares`), each of which is then built by itself
+(:mod:`chatsearch.index.shard_work`). A :class:`~chatsearch.index.workforce.Workforce` says where. An index of kind ``flat``,
+``fp16`` or ``sq8`` has the same bytes wherever it was built.
 
-    shards/index-00000.faiss      flat: IndexIDMap2 over IndexFlatIP, rows in the order of their faiss ids; other kinds number them
-    shards/vectors-00000.npy      the rows as float32, for kinds whose FAISS file holds codes
-    shards/items-00000.parquet    item_id, content_hash, metadata (JSON), faiss_id, in the same order
-    shards/canaries-00000.parquet item_id, content_hash, metadata (JSON), vector: rows with known answers
+Shape suffixes: N pictures, M items of a shard.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from chatsearch.errors import ConfigError, CorruptArtefactError, FingerprintMismatchError, GalleryError
-from chatsearch.index.approximate import (
-    MIN_ROWS,
-    default_parameters,
-    filled,
-    keeps_vectors,
-    num_lists,
-    propose,
-    sample_rows,
-    trained,
-)
-from chatsearch.index.canaries import NUM_CANARIES, Canaries, choose, tie, write_canaries
+from chatsearch.errors import ConfigError, GalleryError
+from chatsearch.index.approximate import MIN_ROWS, default_parameters, num_lists, sample_rows
 from chatsearch.index.config import IndexConfig
 from chatsearch.index.features import ITEMS, FeatureStore
-from chatsearch.index.items import ItemTable, check_item_ids, items_as_table, write_items
+from chatsearch.index.items import check_item_ids
 from chatsearch.index.plan.forecast import BuildFigures, forecast_beside_actual, forecast_build, rates_at
-from chatsearch.index.search_parameters import SearchParameters
-from chatsearch.index.shard import canaries_name, index_name, items_name, shard_of, vectors_name
-from chatsearch.index.vectors import Float32, Float64, unit_rows
+from chatsearch.index.projection import Projection
+from chatsearch.index.shard import shard_of
+from chatsearch.index.shard_work import BuiltShard, Method, ShardWork, build_shard, learn
+from chatsearch.index.shares import deal, project_share
 from chatsearch.index.watch import PeakMemory
-from chatsearch.kinds import GALLERY_INDEX, MODEL_BUNDLE
-from chatsearch.manifest import Artefact, begin_output, file_entry, hash_ids, open_artefact
-from chatsearch.model.layout import M_Q, PROJECTION
-from chatsearch.storage import Folder
+from chatsearch.index.workforce import Here, Workforce
+from chatsearch.kinds import GALLERY_INDEX
+from chatsearch.manifest import Artefact, begin_output, hash_ids
 from chatsearch.types import GalleryItem, faiss_id
 
-_MAX_PROJECTED = 1 << 16
-"""Rows projected at a time in float64."""
 MAX_RECORDED_FIELDS = 1000
 """More names of metadata than these are not listed in the manifest; whoever needs them reads the item tables."""
 
 
-@dataclass(frozen=True)
-class Projection:
-    """M_Q of a model bundle, read without torch."""
-
-    uri: str
-    model_fingerprint: str
-    mq_fingerprint: str
-    encoder_fingerprint: str
-    preprocessing_id: str
-    weight_dD: Float32
-
-    @classmethod
-    def open(cls, uri: str) -> Projection:
-        """Read the projection of the bundle at a URI.
-
-        Raises:
-            ArtefactError: if there is no finished bundle, or its projection is damaged.
-        """
-        bundle = open_artefact(uri, MODEL_BUNDLE)
-        path = bundle.checked_path(PROJECTION)
-        try:
-            weight_dD = load_file(path)[M_Q]
-        except (SafetensorError, KeyError) as error:
-            raise CorruptArtefactError(f"{path} does not hold {M_Q}: {error}. Export the model again.") from error
-        facts = bundle.manifest.facts
-        return cls(
-            bundle.uri,
-            bundle.fingerprint,
-            facts["mq_fingerprint"],
-            facts["encoder_fingerprint"],
-            facts["preprocessing_id"],
-            weight_dD,
-        )
-
-    def check(self, store: FeatureStore) -> None:
-        """Check that the features come from this model's vision encoder.
-
-        Raises:
-            FingerprintMismatchError: naming both sides and the command that makes fitting features.
-        """
-        for what, ours, theirs in (
-            ("encoder", self.encoder_fingerprint, store.encoder_fingerprint),
-            ("preprocessing", self.preprocessing_id, store.preprocessing_id),
-            ("feature width", str(self.weight_dD.shape[1]), str(store.dimension)),
-        ):
-            if ours != theirs:
-                gallery = ",".join(f'"{uri}"' for uri in store.images)
-                raise FingerprintMismatchError(
-                    f"Features {store.uri} were made with {what} {theirs}, model {self.uri} has {what} {ours}. Embed the gallery with "
-                    f"this model: python -m jobs.embed --set 'gallery=[{gallery}]' --set model={self.uri} --set output=NEW_URI"
-                )
-
-    def apply(self, cls_ND: Float32) -> Float32:
-        """unit(f_CLS M_Q), (N, d)."""
-        # In float64 and rounded once: the order in which a BLAS sums does not show in float32.
-        parts = [unit_rows(block_Nd) for block_Nd in self._projected(cls_ND)]
-        return np.concatenate(parts) if parts else np.empty((0, len(self.weight_dD)), np.float32)
-
-    def norms(self, cls_ND: Float32) -> Float32:
-        """|f_CLS M_Q|, (N,)."""
-        with np.errstate(invalid="ignore", over="ignore"):
-            parts = [np.sqrt((b_Nd * b_Nd).sum(axis=1)).astype(np.float32) for b_Nd in self._projected(cls_ND)]
-        return np.concatenate(parts) if parts else np.empty(0, np.float32)
-
-    def _projected(self, cls_ND: Float32) -> Iterator[Float64]:
-        """f_CLS M_Q in blocks of rows."""
-        weight_Dd = self.weight_dD.T.astype(np.float64)
-        for start in range(0, len(cls_ND), _MAX_PROJECTED):
-            block_ND = cls_ND[start : start + _MAX_PROJECTED].astype(np.float64)
-            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found, and named, afterwards
-                projected_Nd = block_ND @ weight_Dd
-            yield projected_Nd
-
-
-def build_index(config: IndexConfig, on_shard: Callable[[int, int], None] | None = None) -> Artefact:
+def build_index(
+    config: IndexConfig, on_shard: Callable[[int, int], None] | None = None, workforce: Workforce | None = None
+) -> Artefact:
     """Build the index a configuration describes, or return it when it is finished already.
 
     Args:
         config: what to build.
         on_shard: told (shards done, shards in all) after each shard.
+        workforce: where it is built; None for this process.
 
     Raises:
         ConfigError: if a URI is not set.
@@ -162,35 +73,27 @@ def build_index(config: IndexConfig, on_shard: Callable[[int, int], None] | None
     shards = split_items(items, config.num_shards, where=store.uri)
     kind = config.kind if len(items) >= MIN_ROWS else "flat"
     forecast = None
-    if kind == "flat":
+    if kind == "flat" and workforce is None:
         forecast = forecast_build(
             items_per_shard=[len(members) for members in shards],
             feature_dimension=store.dimension,
             dimension=len(projection.weight_dD),
+            rows_per_part=max(store.rows_per_part),
             item_table_bytes=store.artefact.manifest.files[ITEMS].num_bytes,
             rates=rates,
         )
-    vectors_Nd = projection.apply(store.matrix_ND)
-    check_directions(np.asarray(np.isfinite(vectors_Nd).all(axis=1)), store)
     lists = config.num_lists or num_lists(len(items) // config.num_shards)
-    empty = None if kind == "flat" else trained(kind, vectors_Nd[sample_rows(len(vectors_Nd), lists)], lists)
-    names: list[str] = []
-    ties: list[str] = []
-    for shard, members in enumerate(shards):
-        rows_M = np.array([store.row_of(item.content_hash) for _, item in members], dtype=np.int64)
-        index = _flat(members, vectors_Nd[rows_M]) if empty is None else filled(empty, vectors_Nd[rows_M])
-        table = ItemTable(items_as_table([item for _, item in members], [number for number, _ in members]))
-        canaries = _canaries(index, kind, vectors_Nd[rows_M], table, lists)
-        _write_shard(output.folder, shard, members, index, canaries)
-        ties.append(tie(table, vectors_Nd[rows_M]))
-        names += [index_name(shard), items_name(shard), canaries_name(shard)]
-        if not keeps_vectors(kind):
-            with output.folder.writing(vectors_name(shard)) as path, open(path, "wb") as file:
-                np.save(file, vectors_Nd[rows_M], allow_pickle=False)
-            names.append(vectors_name(shard))
+    method = Method(kind, lists, {} if kind == "flat" else default_parameters(kind, lists))
+    built: list[BuiltShard] = []
+    works = [
+        ShardWork(output.folder.uri, shard, members, rows_of(members, store), method)
+        for shard, members in enumerate(shards)
+    ]
+    for shard in _built(works, store, projection.uri, workforce or Here()):
+        built.append(shard)
         if on_shard:
-            on_shard(shard + 1, config.num_shards)
-    files = {name: file_entry(output.folder, name) for name in names}
+            on_shard(len(built), config.num_shards)
+    files = {name: entry for shard in built for name, entry in shard.files.items()}
     num_bytes = sum(entry.num_bytes for entry in files.values())
     fields = sorted({name for item in items for name in item.metadata})
     actual = BuildFigures(num_bytes, time.perf_counter() - began, memory.peak_bytes())
@@ -200,8 +103,8 @@ def build_index(config: IndexConfig, on_shard: Callable[[int, int], None] | None
         id_hash=hash_ids(item.item_id for item in items),
         facts={
             "kind": kind,
-            "search": {} if kind == "flat" else default_parameters(kind, lists),
-            "dimension": vectors_Nd.shape[1],
+            "search": dict(method.parameters),
+            "dimension": len(projection.weight_dD),
             "metric": "cosine",
             "fields": fields if len(fields) <= MAX_RECORDED_FIELDS else None,
             "features": store.uri,
@@ -212,9 +115,29 @@ def build_index(config: IndexConfig, on_shard: Callable[[int, int], None] | None
             "encoder_fingerprint": store.encoder_fingerprint,
             "preprocessing_id": store.preprocessing_id,
             "items_per_shard": [len(members) for members in shards],
-            "ties": ties,
+            "ties": [shard.tie for shard in built],
             "build": forecast_beside_actual(forecast, actual, rates),
         },
+    )
+
+
+def rows_of(members: Sequence[tuple[int, GalleryItem]], store: FeatureStore) -> NDArray[np.int64]:
+    """Row of the store of each item's picture, (M,)."""
+    return np.array([store.row_of(item.content_hash) for _, item in members], dtype=np.int64)
+
+
+def _built(works: Sequence[ShardWork], store: FeatureStore, model: str, workforce: Workforce) -> Iterator[BuiltShard]:
+    """The shards, built, in order."""
+    method = works[0].method
+    taken = [np.unique(work.rows_M) for work in works]
+    taken.append(np.empty(0, np.int64) if method.kind == "flat" else sample_rows(len(store), method.num_lists))
+    pieces = [
+        workforce.start(project_share, store.uri, model, share, num_results=len(taken))
+        for share in deal(store.parts, store.rows_per_part, taken)
+    ]
+    learnt = workforce.start(learn, method, *(of_shards[-1] for of_shards in pieces))
+    return workforce.results(
+        build_shard, ((work, learnt, *(of_shards[work.shard] for of_shards in pieces)) for work in works)
     )
 
 
@@ -241,47 +164,3 @@ def split_items(items: Sequence[GalleryItem], num_shards: int, *, where: str) ->
     for number in sorted(holder):
         shards[shard_of(number, num_shards)].append((number, holder[number]))
     return shards
-
-
-def check_directions(has_direction_N: NDArray[np.bool_], store: FeatureStore) -> None:
-    """Check that every picture of a store has a direction after projection.
-
-    Raises:
-        CorruptArtefactError: naming the first that has none.
-    """
-    bad = np.flatnonzero(~has_direction_N)
-    if len(bad):
-        raise CorruptArtefactError(
-            f"{len(bad)} of {len(has_direction_N)} pictures in {store.uri} have no direction after projection (NaN, infinite or zero), "
-            f"first {store.hashes[bad[0]][:16]}. Check the model, then embed again with --set overwrite=true."
-        )
-
-
-def _flat(members: Sequence[tuple[int, GalleryItem]], vectors_Md: Float32) -> Any:
-    numbers_M = np.array([number for number, _ in members], dtype=np.int64)
-    index = faiss.IndexIDMap2(faiss.IndexFlatIP(vectors_Md.shape[1]))
-    index.add_with_ids(np.ascontiguousarray(vectors_Md), numbers_M)
-    return index
-
-
-def _canaries(index: Any, kind: str, vectors_Md: Float32, table: ItemTable, lists: int) -> Canaries:
-    """A few rows of a shard that a search with its defaults finds."""
-    rows = choose(vectors_Md, table.id_order())
-    if kind != "flat" and rows:
-        parameters = SearchParameters(**default_parameters(kind, lists))
-        assert parameters.num_reranked is not None
-        found_CK = propose(index, vectors_Md[rows], min(parameters.num_reranked, len(table)), None, parameters)
-        rows = [row for row, found_K in zip(rows, found_CK, strict=True) if row in found_K]
-    kept = rows[:: max(1, len(rows) // NUM_CANARIES)][:NUM_CANARIES]
-    return Canaries(vectors_Md[kept], tuple(table.item(row) for row in kept))
-
-
-def _write_shard(
-    folder: Folder, shard: int, members: Sequence[tuple[int, GalleryItem]], index: Any, canaries: Canaries
-) -> None:
-    with folder.writing(items_name(shard)) as path:
-        write_items(path, [item for _, item in members], [number for number, _ in members])
-    with folder.writing(canaries_name(shard)) as path:
-        write_canaries(path, canaries)
-    with folder.writing(index_name(shard)) as path:
-        faiss.write_index(index, path)

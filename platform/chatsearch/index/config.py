@@ -61,7 +61,7 @@ class IndexConfig(Config):
     """Model bundle whose M_Q projects the features."""
     output: str = runtime("")
     """Where the index goes."""
-    kind: Literal["flat", "fp16", "sq8", "ivf-pq", "ivf-rabitq", "hnsw"] = "flat"
+    kind: Literal["flat", "fp16", "sq8", "ivf-pq", "ivf-opq", "ivf-rabitq", "hnsw"] = "flat"
     """``flat``: exact inner product over all rows. Of the others (docs/index-kinds.md) FAISS proposes rows, whose exact scores decide
     which of them are found and in which order. Galleries of fewer than 1,024 pictures are flat whatever is named here."""
     num_lists: int = Field(0, ge=0)
@@ -70,6 +70,10 @@ class IndexConfig(Config):
     """Items are spread over the shards by their faiss id."""
     rates: str = runtime("")
     """Rates that ``chatsearch plan --probe`` kept, for the forecast that the manifest holds beside what the build took."""
+    on_ray: bool = runtime(False)
+    """Build the shards side by side in Ray tasks instead of one after the other in this process."""
+    task_cpus: float = runtime(1.0, gt=0)
+    """Processors of such a task."""
     overwrite: bool = runtime(False)
 
 

@@ -164,6 +164,12 @@ class FeatureStore:
         """Content hashes of the rows of one of the ``parts``, which is read for nothing else."""
         return self._read_file(self.artefact.checked_path(name), ["content_hash"]).column("content_hash").to_pylist()
 
+    def part_cls(self, name: str) -> tuple[list[str], Float32]:
+        """Content hashes and raw f_CLS (N, D) of the rows of one of the ``parts``; nothing else of it is read."""
+        table = self._read_file(self.artefact.checked_path(name), ["content_hash", "f_cls"])
+        chunks = [float_rows(chunk) for chunk in table.column("f_cls").chunks]
+        return table.column("content_hash").to_pylist(), _stack([np.empty((0, self.dimension), np.float32), *chunks])
+
     def part_rows(self, name: str) -> Rows:
         """All rows of one of the ``parts``."""
         table = self._read_file(self.artefact.checked_path(name)).combine_chunks()
@@ -212,8 +218,13 @@ class FeatureStore:
         return {}
 
     @cached_property
+    def rows_per_part(self) -> list[int]:
+        """How many rows each of the ``parts`` holds."""
+        return [pq.read_metadata(path).num_rows for path in self._paths]
+
+    @cached_property
     def _first_rows(self) -> NDArray[np.int64]:
-        return np.cumsum([0, *(pq.read_metadata(path).num_rows for path in self._paths)])
+        return np.cumsum([0, *self.rows_per_part])
 
     @cached_property
     def hashes(self) -> list[str]:

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from chatsearch.errors import ConfigError
-from chatsearch.index.build import Projection, check_directions
 from chatsearch.index.config import FoldConfig
 from chatsearch.index.features import FeatureStore
+from chatsearch.index.projection import Projection, check_directions
 from chatsearch.kinds import FOLDED_NORMS
 from chatsearch.manifest import Artefact, begin_output
 
@@ -46,7 +46,7 @@ def build_norms(config: FoldConfig) -> Artefact:
     if output.finished:
         return output.finished
     norms_N = projection.norms(store.matrix_ND)
-    check_directions(np.isfinite(norms_N) & (norms_N > 0), store)
+    check_directions(np.isfinite(norms_N) & (norms_N > 0), store.hashes, where=store.uri)
     with output.folder.writing(NORMS) as path, open(path, "wb") as file:
         np.save(file, norms_N, allow_pickle=False)
     return output.commit(

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatsearch.errors import CorruptArtefactError, FingerprintMismatchError
-from chatsearch.index.build import Projection
 from chatsearch.index.features import FeatureStore
 from chatsearch.index.fold import NORMS, row_order
+from chatsearch.index.projection import Projection
 from chatsearch.index.vectors import (
     Exclusions,
     Float32,

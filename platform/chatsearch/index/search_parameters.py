@@ -12,6 +12,7 @@ TAKEN = {
     "fp16": ("num_reranked",),
     "sq8": ("num_reranked",),
     "ivf-pq": ("nprobe", "num_reranked"),
+    "ivf-opq": ("nprobe", "num_reranked"),
     "ivf-rabitq": ("nprobe", "num_reranked"),
     "hnsw": ("ef_search", "num_reranked"),
 }

@@ -8,8 +8,8 @@ from chatsearch.errors import InputError, MissingInputError
 from chatsearch.evaluate.chatsearch import ChatSearchEvaluation
 from chatsearch.evaluate.methods import ChatSearcherMethod, RandomMethod
 from chatsearch.evaluate.queries import Query, queries_by_sub_task, query_of
-from chatsearch.index.build import Projection
 from chatsearch.index.features import FeatureStore
+from chatsearch.index.projection import Projection
 from chatsearch.model.bundle import load_bundle
 from chatsearch.types import Document, Kind, Role, Segment
 

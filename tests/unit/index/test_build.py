@@ -22,6 +22,7 @@ from chatsearch.index import build
 from chatsearch.index.build import build_index
 from chatsearch.index.items import read_items
 from chatsearch.index.shard import index_name, items_name, shard_of
+from chatsearch.model.layout import PROJECTION
 from chatsearch.types import GalleryItem, faiss_id
 
 from tests.unit.index.synthetic import RETRIEVAL_DIM, Gallery, picture_hash, write_bundle, write_store
@@ -119,7 +120,7 @@ def test_a_projection_of_another_width_is_refused(make_gallery: Make) -> None:
 
 def test_a_damaged_projection_is_refused_by_name(make_gallery: Make) -> None:
     gallery = make_gallery(10)
-    path = Path(gallery.model) / build.PROJECTION
+    path = Path(gallery.model) / PROJECTION
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
@@ -159,7 +160,9 @@ def test_features_without_a_direction_are_refused(make_gallery: Make, bad: float
     matrix_ND = gallery.matrix_ND.copy()
     matrix_ND[4] = bad
     write_store(gallery.features + "-bad", matrix_ND)
-    with pytest.raises(CorruptArtefactError, match=f"1 of 6 pictures.*{picture_hash(4)[:16]}"):
+    with pytest.raises(
+        CorruptArtefactError, match=rf"1 of 3 pictures in features/part-00001\.parquet.*{picture_hash(4)[:16]}"
+    ):
         build_index(gallery.config(features=gallery.features + "-bad"))
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatsearch.errors import FingerprintMismatchError, GalleryError, InputError, LimitExceededError
-from chatsearch.index.build import Projection
 from chatsearch.index.live.state import Lineage
+from chatsearch.index.projection import Projection
 from chatsearch.index.vectors import Float32
 from chatsearch.types import GalleryItem
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from chatsearch.config import Config, digest
 from chatsearch.errors import CorruptArtefactError, FingerprintMismatchError
-from chatsearch.index.build import Projection, build_index
+from chatsearch.index.build import build_index
 from chatsearch.index.config import IndexConfig
 from chatsearch.index.features import ITEMS, float_rows, part_name, write_part
 from chatsearch.index.items import write_items
@@ -26,6 +26,7 @@ from chatsearch.index.live.entry import Entry
 from chatsearch.index.live.log import Log
 from chatsearch.index.live.pinned import open_pinned, pin
 from chatsearch.index.live.state import Base, Lineage, Version
+from chatsearch.index.projection import Projection
 from chatsearch.index.vectors import Float32
 from chatsearch.kinds import FEATURE_STORE, GALLERY_INDEX
 from chatsearch.manifest import Artefact, begin_output, hash_ids

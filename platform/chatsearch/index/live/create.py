@@ -6,13 +6,13 @@ import time
 import uuid
 
 from chatsearch.errors import ConflictingOutputError, FingerprintMismatchError
-from chatsearch.index.build import Projection
 from chatsearch.index.features import FeatureStore
 from chatsearch.index.live.compact import lineage_of
 from chatsearch.index.live.entry import Header
 from chatsearch.index.live.log import Log
 from chatsearch.index.live.pinned import pin
 from chatsearch.index.live.state import Base, State, Version
+from chatsearch.index.projection import Projection
 from chatsearch.kinds import GALLERY_INDEX
 from chatsearch.manifest import open_artefact
 from chatsearch.storage import Folder

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from chatsearch.errors import CorruptArtefactError
-from chatsearch.index.build import Projection
 from chatsearch.index.live.batch import Batch
 from chatsearch.index.live.catalogue import Catalogue
 from chatsearch.index.live.entry import Entry
@@ -21,6 +20,7 @@ from chatsearch.index.live.pinned import open_pinned
 from chatsearch.index.live.segment import Segment
 from chatsearch.index.live.state import Version
 from chatsearch.index.live.view import View
+from chatsearch.index.projection import Projection
 from chatsearch.index.shard import IndexShard
 from chatsearch.index.vectors import Float32
 from chatsearch.kinds import GALLERY_INDEX

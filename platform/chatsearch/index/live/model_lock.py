@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chatsearch.errors import FingerprintMismatchError
-from chatsearch.index.build import Projection
 from chatsearch.index.live.state import Lineage
+from chatsearch.index.projection import Projection
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from chatsearch.errors import (
     StorageError,
     WriterConflictError,
 )
-from chatsearch.index.build import Projection
 from chatsearch.index.live.batch import Batch, Features, check_directions, make_batch
 from chatsearch.index.live.catalogue import Catalogue
 from chatsearch.index.live.compact import Compacted, Compaction, build_base, live_catalogue
@@ -30,6 +29,7 @@ from chatsearch.index.live.log import Log
 from chatsearch.index.live.model_lock import ModelLock
 from chatsearch.index.live.pinned import open_pinned
 from chatsearch.index.live.state import State, Version
+from chatsearch.index.projection import Projection
 from chatsearch.kinds import GALLERY_INDEX
 from chatsearch.storage import Folder
 from chatsearch.types import GalleryItem

@@ -14,7 +14,7 @@ _PROJECTED = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class BuildFigures:
-    """What one build takes, or took. The peak is over what the process held before."""
+    """What one build takes, or took. The peak is over what the process held before; memory of tasks elsewhere is not in it."""
 
     bytes: int
     seconds: float
@@ -22,7 +22,13 @@ class BuildFigures:
 
 
 def forecast_build(
-    *, items_per_shard: list[int], feature_dimension: int, dimension: int, item_table_bytes: int, rates: Rates
+    *,
+    items_per_shard: list[int],
+    feature_dimension: int,
+    dimension: int,
+    rows_per_part: int,
+    item_table_bytes: int,
+    rates: Rates,
 ) -> BuildFigures:
     """What a build of a flat index takes.
 
@@ -30,13 +36,14 @@ def forecast_build(
         items_per_shard: items of each shard.
         feature_dimension: width of f_CLS.
         dimension: width of the retrieval space.
+        rows_per_part: most rows of a part of the feature store.
         item_table_bytes: size of the feature store's item table, which the shards' tables repeat.
         rates: of this machine where a probe measured them.
     """
     n = sum(items_per_shard)
     index = sum(id_map_bytes(rows, flat_bytes(rows, dimension)) for rows in items_per_shard)
     numbers = 4 * n * (feature_dimension + dimension)
-    arrays = array_bytes(n, feature_dimension, dimension, num_shards=len(items_per_shard))
+    arrays = array_bytes(n, feature_dimension, dimension, rows_per_part=rows_per_part, num_shards=len(items_per_shard))
     return BuildFigures(
         index + item_table_bytes + 8 * n,
         n * rates.item_seconds.value + numbers / rates.vector_bytes.value,
@@ -44,15 +51,16 @@ def forecast_build(
     )
 
 
-def array_bytes(n: int, feature_dimension: int, dimension: int, *, num_shards: int) -> int:
-    """Bytes of the arrays of a build at its peak: features, their projections, and a block in float64 or a shard and its copy.
+def array_bytes(n: int, feature_dimension: int, dimension: int, *, rows_per_part: int, num_shards: int) -> int:
+    """Bytes of the arrays of a build at its peak: all projections, and beside them a part that is projected or a shard and its copy.
 
-    Features count three times: mapped from their file, decoded, and as Parquet's two levels of 16 bits a number, which Arrow's memory
-    pool keeps after reading.
+    Features of a part count three times: mapped from their file, decoded, and as Parquet's two levels of 16 bits a number, which
+    Arrow's memory pool keeps after reading.
     """
     vectors = 4 * n * dimension
-    block = 8 * min(n, _PROJECTED) * (feature_dimension + 3 * dimension)
-    return 3 * 4 * n * feature_dimension + vectors + max(block, vectors, 2 * vectors // num_shards)
+    rows = min(n, rows_per_part)
+    part = 3 * 4 * rows * feature_dimension + 8 * min(rows, _PROJECTED) * (feature_dimension + 3 * dimension)
+    return vectors + max(part, 2 * vectors // num_shards)
 
 
 def forecast_beside_actual(forecast: BuildFigures | None, actual: BuildFigures, rates: Rates) -> dict[str, Any]:

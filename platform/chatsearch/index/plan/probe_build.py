@@ -14,7 +14,7 @@ from chatsearch.index.plan.figure import Figure
 from chatsearch.index.plan.forecast import array_bytes
 from chatsearch.index.plan.rates import measured
 from chatsearch.index.plan.request import PlanRequest
-from chatsearch.index.plan.sample import clustered, write_sample_bundle, write_sample_store
+from chatsearch.index.plan.sample import ROWS_PER_PART, clustered, write_sample_bundle, write_sample_store
 from chatsearch.index.watch import PeakMemory
 
 _ITEMS = 20_000
@@ -26,7 +26,7 @@ def build_rates(request: PlanRequest) -> dict[str, Figure]:
     narrow_seconds, narrow_memory = _build(_NARROW, _NARROW, request.metadata_bytes)
     wide_seconds, _ = _build(request.feature_dimension, request.dimension, request.metadata_bytes)
     numbers = 4 * (request.feature_dimension + request.dimension) * _ITEMS
-    arrays = array_bytes(_ITEMS, _NARROW, _NARROW, num_shards=1)
+    arrays = array_bytes(_ITEMS, _NARROW, _NARROW, rows_per_part=ROWS_PER_PART, num_shards=1)
     return {
         "item_seconds": measured(narrow_seconds / _ITEMS, f"build of {_ITEMS:,} synthetic items of {_NARROW} numbers"),
         "vector_bytes": measured(numbers / max(1e-3, wide_seconds - narrow_seconds), "a wider build less a narrow one"),

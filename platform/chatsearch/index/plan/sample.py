@@ -20,6 +20,9 @@ from chatsearch.manifest import begin_output
 from chatsearch.model.layout import M_Q, PROJECTION
 from chatsearch.types import GalleryItem
 
+ROWS_PER_PART = 1 << 12
+"""Pictures in a part of its feature store."""
+
 
 class _SampleConfig(Config):
     seed: int = 0
@@ -40,8 +43,9 @@ def write_sample_store(uri: str, features_ND: Float32, metadata_bytes: int) -> N
     metadata = {"text": "x" * max(0, metadata_bytes - len('{"text": ""}'))}
     items = [GalleryItem(f"synthetic-{n:014d}", h, metadata) for n, h in enumerate(hashes)]
     output = begin_output(uri, FEATURE_STORE, EmbedConfig(), {"gallery": "synthetic"})
-    with output.folder.writing(part_name(0)) as path:
-        write_part(path, hashes, features_ND)
+    for part, start in enumerate(range(0, len(hashes), ROWS_PER_PART)):
+        with output.folder.writing(part_name(part)) as path:
+            write_part(path, hashes[start : start + ROWS_PER_PART], features_ND[start : start + ROWS_PER_PART])
     with output.folder.writing(ITEMS) as path:
         write_items(path, items)
     output.commit(

@@ -1,0 +1,83 @@
+"""Features on their way from the parts of a store to the shards of an index: projected, and dealt to the shards that hold them.
+
+A share is a run of parts that one piece of work projects. What it gives each shard comes in the order of the store's rows, so that
+a shard strings the pieces together and knows which row is which.
+
+Shape suffixes: N pictures of the store, M items of a shard, P pictures of a share, d retrieval dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chatsearch.index.features import FeatureStore
+from chatsearch.index.projection import Projection, check_directions
+from chatsearch.index.vectors import Float32
+
+ROWS_PER_SHARE = 1 << 16
+"""At least, where the store has so many: what one piece of work holds in memory."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Some parts of a feature store, and which of their rows go where."""
+
+    parts: tuple[str, ...]
+    rows: tuple[NDArray[np.int64], ...]
+    """Rows of the share that each shard takes, ascending, and last those of the sample that all shards learn from."""
+
+
+def deal(
+    parts: Sequence[str],
+    rows_per_part: Sequence[int],
+    taken: Sequence[NDArray[np.int64]],
+    at_least: int = ROWS_PER_SHARE,
+) -> Iterator[Share]:
+    """Shares that together cover a store.
+
+    Args:
+        parts: names of the files of its rows, in order.
+        rows_per_part: how many each holds.
+        taken: rows of the store that each shard and the sample take, each ascending and without repeats.
+        at_least: rows of a share; the last one may have fewer.
+    """
+    first, names, num_rows = 0, [], 0
+    for place, (name, rows) in enumerate(zip(parts, rows_per_part, strict=True), start=1):
+        names.append(name)
+        num_rows += rows
+        if num_rows >= at_least or place == len(parts):
+            yield Share(tuple(names), tuple(_between(rows_M, first, first + num_rows) for rows_M in taken))
+            first, names, num_rows = first + num_rows, [], 0
+
+
+def _between(rows_M: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:
+    low, high = np.searchsorted(rows_M, (start, stop))
+    return rows_M[low:high] - start
+
+
+def project_share(features: str, model: str, share: Share) -> list[Float32]:
+    """Unit vectors (., d) of the rows that each shard takes of a share, and last those of the sample.
+
+    Args:
+        features: URI of the feature store.
+        model: URI of the model bundle.
+        share: of that store.
+
+    Raises:
+        ArtefactError: if either is not there or damaged.
+        CorruptArtefactError: if features are not finite.
+    """
+    store = FeatureStore.open(features)
+    projection = Projection.open(model)
+    blocks = []
+    for name in share.parts:
+        hashes, cls_PD = store.part_cls(name)
+        vectors_Pd = projection.apply(cls_PD)
+        check_directions(np.asarray(np.isfinite(vectors_Pd).all(axis=1)), hashes, where=f"{name} of {store.uri}")
+        blocks.append(vectors_Pd)
+    vectors_Pd = np.concatenate(blocks)
+    return [vectors_Pd[rows] for rows in share.rows]

@@ -1,0 +1,40 @@
+"""Pieces of work as Ray tasks. One that dies with its worker or node is done again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from chatsearch.errors import named_cause
+
+_MAX_RETRIES = 3
+
+
+@dataclass(frozen=True)
+class RayTasks:
+    """A :class:`~chatsearch.index.workforce.Workforce` of a running Ray session. Results stay in its object store."""
+
+    num_cpus: float = 1.0
+    """Processors that each task asks for, and threads that FAISS takes there."""
+
+    def start(self, function: Callable[..., Any], *arguments: Any, num_results: int = 1) -> Any:
+        """See :class:`~chatsearch.index.workforce.Workforce`."""
+        task = ray.remote(function).options(
+            num_cpus=self.num_cpus, num_returns=num_results, max_retries=_MAX_RETRIES, name=function.__name__
+        )
+        return task.remote(*arguments)
+
+    def results(self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        """See :class:`~chatsearch.index.workforce.Workforce`. All are begun before the first is waited for."""
+        begun = [self.start(function, *some) for some in arguments]
+        return (self.value(result) for result in begun)
+
+    def value(self, result: Any) -> Any:
+        """See :class:`~chatsearch.index.workforce.Workforce`."""
+        try:
+            return ray.get(result)
+        except ray.exceptions.RayError as error:
+            raise named_cause(error) or error from error

@@ -1,0 +1,83 @@
+"""An index whose shards Ray tasks build side by side: the same as one built here, also when their workers are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from chatsearch.errors import CorruptArtefactError
+from chatsearch.index.build import build_index
+from chatsearch.index.exact import ExactIndex
+from chatsearch.index.gallery import GalleryIndex
+from chatsearch.index.search_parameters import SearchParameters
+from chatsearch.index.tasks import RayTasks
+
+from tests.unit.index.synthetic import RETRIEVAL_DIM, make_gallery, write_store
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
+NUM_PICTURES = 1500
+TASKS = RayTasks(num_cpus=0.5)
+
+
+@pytest.mark.parametrize("kind", ["flat", "sq8"])
+def test_bytes_are_those_of_a_build_in_one_process(tmp_path: Path, kind: str) -> None:
+    gallery = make_gallery(str(tmp_path), NUM_PICTURES, num_twins=100)
+    done: list[tuple[int, int]] = []
+    on_ray = build_index(
+        gallery.config(3, "on-ray", kind=kind, on_ray=True), lambda *so_far: done.append(so_far), TASKS
+    )
+    here = build_index(gallery.config(3, "here", kind=kind))
+    assert on_ray.manifest.files == here.manifest.files
+    assert on_ray.fingerprint == here.fingerprint
+    assert on_ray.manifest.facts["ties"] == here.manifest.facts["ties"]
+    assert done == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_lists_learnt_in_a_task_serve_all_shards(tmp_path: Path) -> None:
+    gallery = make_gallery(str(tmp_path), NUM_PICTURES)
+    index = GalleryIndex(build_index(gallery.config(3, kind="ivf-opq", num_lists=8), workforce=TASKS))
+    queries_BD = np.random.default_rng(1).normal(size=(20, RETRIEVAL_DIM))
+    everywhere = SearchParameters(nprobe=8, num_reranked=NUM_PICTURES)
+    oracle = ExactIndex(gallery.items, gallery.projected_Nd)
+    assert index.search(queries_BD, 10, parameters=everywhere) == oracle.search(queries_BD, 10)
+
+
+def test_killed_workers_cost_only_their_work(tmp_path: Path) -> None:
+    gallery = make_gallery(str(tmp_path), 6000)
+    killed: list[str] = []
+    stop = threading.Event()
+
+    def kill() -> None:
+        """One worker in each of two kinds of work."""
+        while not stop.is_set() and len(killed) < 2:
+            for process in psutil.process_iter(["cmdline"]):
+                name = "".join(process.info["cmdline"] or [])[:40].strip()
+                if name in ("ray::project_share", "ray::build_shard") and name not in killed:
+                    os.kill(process.pid, signal.SIGKILL)
+                    killed.append(name)
+            time.sleep(0.001)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        index = build_index(gallery.config(8, "killed"), workforce=TASKS)
+    finally:
+        stop.set()
+        killer.join()
+    assert killed, "no worker was seen at work"
+    assert index.manifest.files == build_index(gallery.config(8, "calm")).manifest.files
+
+
+def test_what_a_task_finds_wrong_comes_out_by_name(tmp_path: Path) -> None:
+    gallery = make_gallery(str(tmp_path), 20)
+    matrix_ND = gallery.matrix_ND.copy()
+    matrix_ND[3] = 0
+    store = write_store(gallery.features + "-zero", matrix_ND, gallery.items)
+    with pytest.raises(CorruptArtefactError, match="no direction after projection"):
+        build_index(gallery.config(2, features=store.uri), workforce=TASKS)
