@@ -1,6 +1,7 @@
 """Project stored features with a model's M_Q and build a searchable index.
 
-One matrix product and FAISS shards with explicit ids: no picture is opened, no Ray is needed.
+One matrix product and FAISS shards with explicit ids: no picture is opened, no Ray is needed. ``kind=auto`` chooses the kind within
+budgets, by query vectors of the model (jobs.queries).
 """
 
 from __future__ import annotations
@@ -22,6 +23,12 @@ def work(config: IndexConfig, tracker: Tracker) -> Made:
         index = build_index(config, lambda done, total: advance(1))
     counts = index.manifest.counts
     tracker.log_metrics({f"num_{name}": count for name, count in counts.items()})
+    facts = index.manifest.facts
+    if "tuning" in facts:
+        tracker.log_artefact("tuning.json", facts["tuning"])
+        print(
+            f"chosen {facts['kind']} {' '.join(f'{name}={value}' for name, value in facts['search'].items())}".rstrip()
+        )
     return Made(index.uri, counts)
 
 

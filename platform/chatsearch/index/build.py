@@ -11,7 +11,7 @@ Shape suffixes: N pictures, M items, D width of f_CLS, d retrieval dimension.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,17 +21,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from chatsearch.errors import ConfigError, CorruptArtefactError, FingerprintMismatchError, GalleryError
+from chatsearch.errors import ConfigError, CorruptArtefactError, FingerprintMismatchError, GalleryError, InputError
 from chatsearch.index.approximate import (
-    MIN_ROWS,
-    default_parameters,
     filled,
     keeps_vectors,
-    num_lists,
     propose,
     sample_rows,
     trained,
 )
+from chatsearch.index.auto import open_queries, settle
 from chatsearch.index.canaries import NUM_CANARIES, Canaries, choose, tie, write_canaries
 from chatsearch.index.config import IndexConfig
 from chatsearch.index.features import ITEMS, FeatureStore
@@ -127,15 +125,21 @@ class Projection:
             yield projected_Nd
 
 
-def build_index(config: IndexConfig, on_shard: Callable[[int, int], None] | None = None) -> Artefact:
+def build_index(
+    config: IndexConfig,
+    on_shard: Callable[[int, int], None] | None = None,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Artefact:
     """Build the index a configuration describes, or return it when it is finished already.
 
     Args:
         config: what to build.
         on_shard: told (shards done, shards in all) after each shard.
+        clock: seconds, by which the searches are timed that choose a kind.
 
     Raises:
-        ConfigError: if a URI is not set.
+        ConfigError: if a URI is not set, or no kind keeps the budgets.
         FingerprintMismatchError: if features and model do not belong together.
         GalleryError: if the gallery is empty, or item ids repeat or collide.
         CorruptArtefactError: if features are not finite, or items name pictures without features.
@@ -148,21 +152,26 @@ def build_index(config: IndexConfig, on_shard: Callable[[int, int], None] | None
     store = FeatureStore.open(config.features)
     projection = Projection.open(config.model)
     projection.check(store)
-    output = begin_output(
-        config.output,
-        GALLERY_INDEX,
-        config,
-        {"features": store.fingerprint, "model": projection.model_fingerprint},
-        overwrite=config.overwrite,
-    )
+    inputs = {"features": store.fingerprint, "model": projection.model_fingerprint}
+    queries = open_queries(config, projection)
+    if queries is not None:
+        inputs["queries"] = queries.fingerprint
+    output = begin_output(config.output, GALLERY_INDEX, config, inputs, overwrite=config.overwrite)
     if output.finished:
         return output.finished
     memory = PeakMemory()
     items = store.items()
     shards = split_items(items, config.num_shards, where=store.uri)
-    kind = config.kind if len(items) >= MIN_ROWS else "flat"
+    vectors_Nd = projection.apply(store.matrix_ND)
+    check_directions(np.asarray(np.isfinite(vectors_Nd).all(axis=1)), store)
+    try:
+        settled = settle(config, queries, shards, store, vectors_Nd, clock=clock)
+    except (ConfigError, InputError):
+        output.withdraw()  # other budgets are another index, which this place is still free for
+        raise
+    kind, lists = settled.kind, settled.lists
     forecast = None
-    if kind == "flat":
+    if kind == "flat" and settled.tuning is None:
         forecast = forecast_build(
             items_per_shard=[len(members) for members in shards],
             feature_dimension=store.dimension,
@@ -170,9 +179,6 @@ def build_index(config: IndexConfig, on_shard: Callable[[int, int], None] | None
             item_table_bytes=store.artefact.manifest.files[ITEMS].num_bytes,
             rates=rates,
         )
-    vectors_Nd = projection.apply(store.matrix_ND)
-    check_directions(np.asarray(np.isfinite(vectors_Nd).all(axis=1)), store)
-    lists = config.num_lists or num_lists(len(items) // config.num_shards)
     empty = None if kind == "flat" else trained(kind, vectors_Nd[sample_rows(len(vectors_Nd), lists)], lists)
     names: list[str] = []
     ties: list[str] = []
@@ -180,7 +186,7 @@ def build_index(config: IndexConfig, on_shard: Callable[[int, int], None] | None
         rows_M = np.array([store.row_of(item.content_hash) for _, item in members], dtype=np.int64)
         index = _flat(members, vectors_Nd[rows_M]) if empty is None else filled(empty, vectors_Nd[rows_M])
         table = ItemTable(items_as_table([item for _, item in members], [number for number, _ in members]))
-        canaries = _canaries(index, kind, vectors_Nd[rows_M], table, lists)
+        canaries = _canaries(index, settled.search, vectors_Nd[rows_M], table)
         _write_shard(output.folder, shard, members, index, canaries)
         ties.append(tie(table, vectors_Nd[rows_M]))
         names += [index_name(shard), items_name(shard), canaries_name(shard)]
@@ -200,7 +206,7 @@ def build_index(config: IndexConfig, on_shard: Callable[[int, int], None] | None
         id_hash=hash_ids(item.item_id for item in items),
         facts={
             "kind": kind,
-            "search": {} if kind == "flat" else default_parameters(kind, lists),
+            "search": settled.search,
             "dimension": vectors_Nd.shape[1],
             "metric": "cosine",
             "fields": fields if len(fields) <= MAX_RECORDED_FIELDS else None,
@@ -213,6 +219,7 @@ def build_index(config: IndexConfig, on_shard: Callable[[int, int], None] | None
             "preprocessing_id": store.preprocessing_id,
             "items_per_shard": [len(members) for members in shards],
             "ties": ties,
+            **({} if settled.tuning is None else {"tuning": settled.tuning}),
             "build": forecast_beside_actual(forecast, actual, rates),
         },
     )
@@ -264,11 +271,11 @@ def _flat(members: Sequence[tuple[int, GalleryItem]], vectors_Md: Float32) -> An
     return index
 
 
-def _canaries(index: Any, kind: str, vectors_Md: Float32, table: ItemTable, lists: int) -> Canaries:
+def _canaries(index: Any, search: Mapping[str, int], vectors_Md: Float32, table: ItemTable) -> Canaries:
     """A few rows of a shard that a search with its defaults finds."""
     rows = choose(vectors_Md, table.id_order())
-    if kind != "flat" and rows:
-        parameters = SearchParameters(**default_parameters(kind, lists))
+    if search and rows:
+        parameters = SearchParameters(**search)
         assert parameters.num_reranked is not None
         found_CK = propose(index, vectors_Md[rows], min(parameters.num_reranked, len(table)), None, parameters)
         rows = [row for row, found_K in zip(rows, found_CK, strict=True) if row in found_K]
