@@ -1,6 +1,7 @@
 """Project stored features with a model's M_Q and build a searchable index.
 
 One matrix product and FAISS shards with explicit ids: no picture is opened, and Ray is needed only for ``on_ray=true``.
+``kind=auto`` chooses the kind within budgets, by query vectors of the model (jobs.queries).
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ def work(config: IndexConfig, tracker: Tracker) -> Made:
         index = build_index(config, lambda done, total: advance(1), workforce)
     counts = index.manifest.counts
     tracker.log_metrics({f"num_{name}": count for name, count in counts.items()})
+    facts = index.manifest.facts
+    if "tuning" in facts:
+        tracker.log_artefact("tuning.json", facts["tuning"])
+        chosen = " ".join(f"{name}={value}" for name, value in facts["search"].items())
+        print(f"chosen {facts['kind']} {chosen}".rstrip())
     return Made(index.uri, counts)
 
 

@@ -262,6 +262,11 @@ class Output:
         self.folder.delete(_STARTED)
         return Artefact(self.folder, manifest)
 
+    def withdraw(self) -> None:
+        """Leave the folder as it was found, for a job that refuses its configuration before it has written anything there."""
+        if self.folder.list() == [_STARTED]:
+            self.folder.delete(_STARTED)
+
 
 def file_entry(folder: Folder, name: str) -> FileEntry:
     """Hash one file of a folder."""

@@ -1,4 +1,4 @@
-"""What the ``evaluate`` and ``baseline`` jobs are told. Light: nothing heavy is imported."""
+"""What the ``evaluate``, ``queries`` and ``baseline`` jobs are told. Light: nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -70,6 +70,23 @@ class EvaluateConfig(Config):
         if self.output and not self.output.endswith(".json"):
             raise ConfigError(f"output={self.output!r} must name a .json file.")
         return self
+
+
+class QueriesConfig(Config):
+    """Dialogues through a model, up to the embeddings that it searches with."""
+
+    data: str = runtime("")
+    """Document shards with dialogues that end in a picture."""
+    model: str = runtime("")
+    """Model bundle."""
+    output: str = runtime("")
+    """Where the query vectors go."""
+    max_queries: PositiveInt = 4000
+    """Most dialogues that are encoded, drawn by a hash of their ids."""
+    batch_size: PositiveInt = 32
+    """Contexts in a forward pass. It decides the last bits of the vectors, so it is part of the fingerprint."""
+    threads: PositiveInt = runtime(2)
+    overwrite: bool = runtime(False)
 
 
 class PhaseConfig(Config):

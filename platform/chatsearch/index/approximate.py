@@ -27,7 +27,8 @@ from chatsearch.index.vectors import Float32
 
 MIN_ROWS = 1024
 """A smaller gallery is flat whatever kind is wanted: it is searched as fast, and there is too little to train on."""
-_LINKS = 32
+LINKS = 32
+"""Of a node of the graph."""
 _EF_CONSTRUCTION = 100
 _SAMPLED_PER_LIST = 64
 _LEAST_SAMPLE = 10_000
@@ -114,13 +115,18 @@ def _faiss_parameters(parameters: SearchParameters, selector: Any) -> Any:
     return _FAISS.SearchParameters(sel=selector)
 
 
+def code_parts(dimension: int) -> int:
+    """Bytes of a product quantiser's code: a vector of D numbers is cut into so many parts, four numbers each where D allows."""
+    return max(n for n in range(1, max(1, dimension // 4) + 1) if dimension % n == 0)
+
+
 def _factory_string(kind: str, dimension: int, lists: int) -> str:
-    parts = max(n for n in range(1, max(1, dimension // 4) + 1) if dimension % n == 0)
+    parts = code_parts(dimension)
     return {
         "fp16": "SQfp16",
         "sq8": "SQ8",
         "ivf-pq": f"IVF{lists},PQ{parts}x8np",  # np: codes are not sorted for Hamming distances, which takes minutes
         "ivf-opq": f"OPQ{parts},IVF{lists},PQ{parts}x8np",
         "ivf-rabitq": f"IVF{lists},RaBitQ2",
-        "hnsw": f"HNSW{_LINKS}",
+        "hnsw": f"HNSW{LINKS}",
     }[kind]

@@ -13,18 +13,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from chatsearch.errors import ConfigError, GalleryError
-from chatsearch.index.approximate import MIN_ROWS, default_parameters, num_lists, sample_rows
+from chatsearch.errors import ConfigError, GalleryError, InputError
+from chatsearch.index.approximate import sample_rows
+from chatsearch.index.auto import open_queries, settle
 from chatsearch.index.config import IndexConfig
 from chatsearch.index.features import ITEMS, FeatureStore
 from chatsearch.index.items import check_item_ids
 from chatsearch.index.plan.forecast import BuildFigures, forecast_beside_actual, forecast_build, rates_at
 from chatsearch.index.projection import Projection
 from chatsearch.index.shard import shard_of
-from chatsearch.index.shard_work import BuiltShard, Method, ShardWork, build_shard, learn
-from chatsearch.index.shares import deal, project_share
+from chatsearch.index.shard_work import BuiltShard, ShardWork, build_shard, learn
+from chatsearch.index.shares import deal, picture_rows, project_share
 from chatsearch.index.watch import PeakMemory
 from chatsearch.index.workforce import Here, Workforce
 from chatsearch.kinds import GALLERY_INDEX
@@ -36,7 +36,11 @@ MAX_RECORDED_FIELDS = 1000
 
 
 def build_index(
-    config: IndexConfig, on_shard: Callable[[int, int], None] | None = None, workforce: Workforce | None = None
+    config: IndexConfig,
+    on_shard: Callable[[int, int], None] | None = None,
+    workforce: Workforce | None = None,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Artefact:
     """Build the index a configuration describes, or return it when it is finished already.
 
@@ -44,9 +48,10 @@ def build_index(
         config: what to build.
         on_shard: told (shards done, shards in all) after each shard.
         workforce: where it is built; None for this process.
+        clock: seconds, by which the searches are timed that choose a kind.
 
     Raises:
-        ConfigError: if a URI is not set.
+        ConfigError: if a URI is not set, or no kind keeps the budgets.
         FingerprintMismatchError: if features and model do not belong together.
         GalleryError: if the gallery is empty, or item ids repeat or collide.
         CorruptArtefactError: if features are not finite, or items name pictures without features.
@@ -59,21 +64,23 @@ def build_index(
     store = FeatureStore.open(config.features)
     projection = Projection.open(config.model)
     projection.check(store)
-    output = begin_output(
-        config.output,
-        GALLERY_INDEX,
-        config,
-        {"features": store.fingerprint, "model": projection.model_fingerprint},
-        overwrite=config.overwrite,
-    )
+    inputs = {"features": store.fingerprint, "model": projection.model_fingerprint}
+    queries = open_queries(config, projection)
+    if queries is not None:
+        inputs["queries"] = queries.fingerprint
+    output = begin_output(config.output, GALLERY_INDEX, config, inputs, overwrite=config.overwrite)
     if output.finished:
         return output.finished
     memory = PeakMemory()
     items = store.items()
     shards = split_items(items, config.num_shards, where=store.uri)
-    kind = config.kind if len(items) >= MIN_ROWS else "flat"
+    try:
+        method, tuning = settle(config, queries, shards, store, projection, clock=clock)
+    except (ConfigError, InputError):
+        output.withdraw()  # other budgets are another index, which this place is still free for
+        raise
     forecast = None
-    if kind == "flat" and workforce is None:
+    if method.kind == "flat" and tuning is None and workforce is None:
         forecast = forecast_build(
             items_per_shard=[len(members) for members in shards],
             feature_dimension=store.dimension,
@@ -82,11 +89,9 @@ def build_index(
             item_table_bytes=store.artefact.manifest.files[ITEMS].num_bytes,
             rates=rates,
         )
-    lists = config.num_lists or num_lists(len(items) // config.num_shards)
-    method = Method(kind, lists, {} if kind == "flat" else default_parameters(kind, lists))
     built: list[BuiltShard] = []
     works = [
-        ShardWork(output.folder.uri, shard, members, rows_of(members, store), method)
+        ShardWork(output.folder.uri, shard, members, picture_rows(members, store), method)
         for shard, members in enumerate(shards)
     ]
     for shard in _built(works, store, projection.uri, workforce or Here()):
@@ -102,7 +107,7 @@ def build_index(
         files=files,
         id_hash=hash_ids(item.item_id for item in items),
         facts={
-            "kind": kind,
+            "kind": method.kind,
             "search": dict(method.parameters),
             "dimension": len(projection.weight_dD),
             "metric": "cosine",
@@ -116,14 +121,10 @@ def build_index(
             "preprocessing_id": store.preprocessing_id,
             "items_per_shard": [len(members) for members in shards],
             "ties": [shard.tie for shard in built],
+            **({} if tuning is None else {"tuning": tuning}),
             "build": forecast_beside_actual(forecast, actual, rates),
         },
     )
-
-
-def rows_of(members: Sequence[tuple[int, GalleryItem]], store: FeatureStore) -> NDArray[np.int64]:
-    """Row of the store of each item's picture, (M,)."""
-    return np.array([store.row_of(item.content_hash) for _, item in members], dtype=np.int64)
 
 
 def _built(works: Sequence[ShardWork], store: FeatureStore, model: str, workforce: Workforce) -> Iterator[BuiltShard]:

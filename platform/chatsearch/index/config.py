@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from chatsearch.config import Config, Names, runtime
+from chatsearch.errors import ConfigError
 
 
 class EmbedConfig(Config):
@@ -52,8 +53,24 @@ class EmbedConfig(Config):
         return {name: value for name, value in super().content().items() if (name, value) not in defaults.items()}
 
 
+class SearchDefaults(Config):
+    """What a search of an index goes by that says nothing itself; 0 leaves it to the kind. See docs/index-kinds.md."""
+
+    nprobe: int = Field(0, ge=0)
+    ef_search: int = Field(0, ge=0)
+    num_reranked: int = Field(0, ge=0)
+
+    def given(self) -> dict[str, int]:
+        """What is set."""
+        return {name: value for name, value in dict(self).items() if value}
+
+
 class IndexConfig(Config):
-    """A feature store projected with a model's M_Q into FAISS shards."""
+    """A feature store projected with a model's M_Q into FAISS shards.
+
+    Raises:
+        ConfigError: budgets or query vectors are given to a kind that is not chosen by them, or search parameters to one that is.
+    """
 
     features: str = runtime("")
     """Feature store to index."""
@@ -61,11 +78,24 @@ class IndexConfig(Config):
     """Model bundle whose M_Q projects the features."""
     output: str = runtime("")
     """Where the index goes."""
-    kind: Literal["flat", "fp16", "sq8", "ivf-pq", "ivf-opq", "ivf-rabitq", "hnsw"] = "flat"
+    kind: Literal["flat", "fp16", "sq8", "ivf-pq", "ivf-opq", "ivf-rabitq", "hnsw", "auto"] = "flat"
     """``flat``: exact inner product over all rows. Of the others (docs/index-kinds.md) FAISS proposes rows, whose exact scores decide
-    which of them are found and in which order. Galleries of fewer than 1,024 pictures are flat whatever is named here."""
+    which of them are found and in which order. Galleries of fewer than 1,024 pictures are flat whatever is named here. ``auto``: the
+    fastest of them within the budgets below, as ``queries`` measure it on the machine that builds."""
     num_lists: int = Field(0, ge=0)
     """Inverted lists of each shard, for the kinds that have them; 0 takes four times the root of a shard's rows."""
+    search: SearchDefaults = SearchDefaults()
+    """How far a search looks by default."""
+    queries: str = runtime("")
+    """Query vectors of the model (``jobs.queries``), whose tuning half chooses the kind and how far a search looks (auto)."""
+    max_bytes: int = Field(0, ge=0)
+    """Most bytes that the FAISS files of all shards may take in memory (auto); 0 sets no limit."""
+    p95_ms: float = Field(0.0, ge=0.0)
+    """Most milliseconds that 95 of 100 searches of one shard may take, one query at a time in one thread (auto); 0 sets no limit."""
+    min_recall: float = Field(0.95, gt=0.0, le=1.0)
+    """Least share of the 10 nearest pictures that a search finds (auto)."""
+    tuning_rows: int = Field(200_000, ge=100_000)
+    """Of a larger shard, kinds are tried on a sample of so many of its pictures (auto)."""
     num_shards: int = Field(1, ge=1, le=1024)
     """Items are spread over the shards by their faiss id."""
     rates: str = runtime("")
@@ -75,6 +105,38 @@ class IndexConfig(Config):
     task_cpus: float = runtime(1.0, gt=0)
     """Processors of such a task."""
     overwrite: bool = runtime(False)
+
+    def content(self) -> dict[str, Any]:
+        """The fields that decide the bytes; of those that others leave alone only what is asked for, so that older indices stay what
+        they are."""
+        content = super().content()
+        if self.kind != "auto":
+            for name in _BUDGETS:
+                del content[name]
+        if not self.search.given():
+            del content["search"]
+        return content
+
+    @model_validator(mode="after")
+    def _check_auto(self) -> IndexConfig:
+        if self.kind == "auto":
+            if self.search.given() or self.num_lists:
+                raise ConfigError(
+                    "kind=auto chooses lists and search parameters by measuring them. Leave num_lists and search out."
+                )
+            return self
+        defaults = IndexConfig.model_fields
+        for name in ("queries", *_BUDGETS):
+            value = getattr(self, name)
+            if value != defaults[name].default:
+                raise ConfigError(
+                    f"{name}={value} is for kind=auto only; kind is {self.kind}. Leave it out, or set kind=auto."
+                )
+        return self
+
+
+_BUDGETS = ("max_bytes", "p95_ms", "min_recall", "tuning_rows")
+"""What only ``kind=auto`` is told, and what so decides its bytes."""
 
 
 class FoldConfig(Config):

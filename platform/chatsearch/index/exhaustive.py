@@ -57,7 +57,8 @@ def limit_threads(num: int) -> None:
 
 
 @contextmanager
-def _limited(num: int) -> Iterator[None]:
+def limited_threads(num: int) -> Iterator[None]:
+    """The same for a stretch of work."""
     held = faiss.omp_get_max_threads()
     limit_threads(num)
     try:
@@ -68,6 +69,6 @@ def _limited(num: int) -> Iterator[None]:
 
 def _nearest(vectors_nD: Float32, queries_PD: Float32, num: int) -> tuple[NDArray[np.int64], Float32]:
     # A thread a query: FAISS 1.15 spreads a single query over several, which takes it three times as long as one.
-    with _limited(min(len(queries_PD), faiss.omp_get_max_threads())):
+    with limited_threads(min(len(queries_PD), faiss.omp_get_max_threads())):
         scores_PK, places_PK = _FAISS.knn(queries_PD, vectors_nD, num, metric=faiss.METRIC_INNER_PRODUCT)
     return places_PK, scores_PK

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from chatsearch.index.features import FeatureStore
 from chatsearch.index.projection import Projection, check_directions
 from chatsearch.index.vectors import Float32
+from chatsearch.types import GalleryItem
 
 ROWS_PER_SHARE = 1 << 16
 """At least, where the store has so many: what one piece of work holds in memory."""
@@ -57,6 +58,22 @@ def deal(
 def _between(rows_M: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:
     low, high = np.searchsorted(rows_M, (start, stop))
     return rows_M[low:high] - start
+
+
+def picture_rows(members: Sequence[tuple[int, GalleryItem]], store: FeatureStore) -> NDArray[np.int64]:
+    """Row of the store of each item's picture, (M,)."""
+    return np.array([store.row_of(item.content_hash) for _, item in members], dtype=np.int64)
+
+
+def project_rows(store: FeatureStore, projection: Projection, rows_M: NDArray[np.int64]) -> Float32:
+    """Unit vectors (M, d) of some rows of a store, in any order and with repeats, without all of its features in memory.
+
+    Raises:
+        CorruptArtefactError: if features are not finite.
+    """
+    taken_R, places_M = np.unique(rows_M, return_inverse=True)
+    shares = deal(store.parts, store.rows_per_part, [taken_R])
+    return np.concatenate([project_share(store.uri, projection.uri, share)[0] for share in shares])[places_M]
 
 
 def project_share(features: str, model: str, share: Share) -> list[Float32]:

@@ -13,7 +13,9 @@ from chatsearch.index.build import build_index
 from chatsearch.index.config import EmbedConfig, IndexConfig
 from chatsearch.index.features import ITEMS, part_name, write_part
 from chatsearch.index.items import write_items
-from chatsearch.kinds import FEATURE_STORE, MODEL_BUNDLE
+from chatsearch.index.projection import Projection
+from chatsearch.index.query_vectors import Lineage, write_query_vectors
+from chatsearch.kinds import FEATURE_STORE, MODEL_BUNDLE, QUERY_VECTORS
 from chatsearch.manifest import Artefact, begin_output
 from chatsearch.model.layout import M_Q, PROJECTION
 from chatsearch.storage import join
@@ -77,6 +79,22 @@ def write_bundle(uri: str, weight_dD: np.ndarray, *, encoder: str = "encoder-a",
             "preprocessing_id": "plain-64",
         },
     )
+
+
+def write_queries(
+    uri: str,
+    vectors_Qd: np.ndarray,
+    model: Projection,
+    *,
+    ids: Sequence[str] | None = None,
+    targets: Sequence[str] | None = None,
+) -> Artefact:
+    """Query vectors as the ``queries`` job would write them; without targets each query has one of its own."""
+    output = begin_output(uri, QUERY_VECTORS, _BundleConfig(), {"model": model.model_fingerprint}, overwrite=True)
+    names = [f"dialogue-{n}" for n in range(len(vectors_Qd))] if ids is None else ids
+    wanted = [picture_hash(n) for n in range(len(vectors_Qd))] if targets is None else targets
+    lineage = Lineage(model.uri, model.model_fingerprint, model.mq_fingerprint, "/data/dialogues")
+    return write_query_vectors(output, names, wanted, vectors_Qd, lineage)
 
 
 @dataclass(frozen=True)

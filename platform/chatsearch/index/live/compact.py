@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from chatsearch.config import Config, digest
 from chatsearch.errors import CorruptArtefactError, FingerprintMismatchError
+from chatsearch.index.auto import as_chosen
 from chatsearch.index.build import build_index
 from chatsearch.index.config import IndexConfig
 from chatsearch.index.features import ITEMS, float_rows, part_name, write_part
@@ -175,11 +176,14 @@ def _write_features(log: Log, work: Compaction, catalogue: Catalogue, folder: Fo
 
 
 def _as_built(log: Log, version: Version) -> dict[str, Any]:
-    """Kind and lists that the base's index was asked for; nothing where there is no base."""
+    """Kind, lists and search parameters that the base's index was asked for, or that were chosen for it; nothing where there is no
+    base."""
     if version.base is None:
         return {}
-    held = open_pinned(log.folder, version.base.index, GALLERY_INDEX).manifest.config
-    return {name: held[name] for name in ("kind", "num_lists") if name in held}
+    held = open_pinned(log.folder, version.base.index, GALLERY_INDEX).manifest
+    if held.config.get("kind") == "auto":
+        return as_chosen(held.facts)
+    return {name: held.config[name] for name in ("kind", "num_lists", "search") if name in held.config}
 
 
 def _base_store(gallery: Folder, version: Version) -> Artefact | None:

@@ -34,10 +34,26 @@ def scalar_bytes(n: int, d: int, bits: int) -> int:
 
 def pq_lists_bytes(n: int, d: int, nlist: int, code_bytes: int) -> int:
     """IndexIVFPQ with 8-bit codes over a flat coarse quantizer, more than half of its lists in use."""
-    ivf = _HEADER + 8 + 8 + flat_bytes(nlist, d) + 1 + _VECTOR
     codebook = 8 + 8 + 8 + _VECTOR + 4 * 256 * d
-    lists = 4 + 8 + 8 + 4 + _VECTOR + 8 * nlist + n * (code_bytes + 8)
-    return ivf + 1 + 8 + codebook + lists
+    return _lists_bytes(n, d, nlist, code_bytes) + 1 + 8 + codebook
+
+
+def opq_lists_bytes(n: int, d: int, nlist: int, code_bytes: int) -> int:
+    """The same behind a rotation: IndexPreTransform with one LinearTransform of d by d numbers and no bias."""
+    rotation = 4 + 1 + _VECTOR + 4 * d * d + _VECTOR + 4 + 4 + 1
+    return _HEADER + 4 + rotation + pq_lists_bytes(n, d, nlist, code_bytes)
+
+
+def rabitq_lists_bytes(n: int, d: int, nlist: int) -> int:
+    """IndexIVFRaBitQ with 2 bits a number, likewise: signs, a bit more, and five factors a vector."""
+    quantizer = 8 + 8 + 4 + 8
+    return _lists_bytes(n, d, nlist, 2 * math.ceil(d / 8) + 20) + quantizer + 8 + 1 + 1
+
+
+def _lists_bytes(n: int, d: int, nlist: int, code_bytes: int) -> int:
+    """What all inverted lists have: their header, the flat coarse quantizer, codes and ids."""
+    ivf = _HEADER + 8 + 8 + flat_bytes(nlist, d) + 1 + _VECTOR
+    return ivf + 4 + 8 + 8 + 4 + _VECTOR + 8 * nlist + n * (code_bytes + 8)
 
 
 def refined_bytes(base: int, refine: int) -> int:
