@@ -85,8 +85,8 @@ def build_example(
         tokenizer: gives the ids.
         num_queries: N, positions of the perceiver's outputs in an image block.
         max_length: in positions.
-        answer_only: loss on ``loss=True`` segments only (stage 2), else on everything but bos and q (stage 1). Of a caption
-            document it falls on what comes second.
+        answer_only: loss on ``loss=True`` segments only (stage 2), of a dialogue never on the user's, else on everything but bos
+            and q (stage 1). Of a caption document it falls on what comes second.
         coin: the draws of this document in this epoch.
         caption_first: how often the caption of a caption document comes before its image.
         word_dropout: share of the tokens that such a caption loses; one is always left.

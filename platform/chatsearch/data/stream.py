@@ -19,10 +19,8 @@ from ray.data import ActorPoolStrategy, DataContext
 from chatsearch.data.config import LoaderConfig
 from chatsearch.data.pack import Batch
 from chatsearch.data.steps import StepBuilder
-from chatsearch.errors import TooManyRejectedError, named_cause
+from chatsearch.errors import named_cause
 
-_REJECTED_GRACE = 10
-"""Rejected documents that never stop a run: among a few samples a share says nothing."""
 _BLOCK_BYTES = 16 << 20
 """A task hands over what it has built when it is this much. Small steps come together, since handing a block over costs Ray Data
 far more than building one of them does; with larger blocks of pictures a few fill Ray Data's share of the object store, and it
@@ -37,31 +35,19 @@ def rank_batches(
     start: int,
     stop: int,
     loader: LoaderConfig | None = None,
-    max_rejected_fraction: float = 0.05,
 ) -> Iterator[tuple[int, list[Batch]]]:
     """Batches of one worker for the steps from ``start`` up to but without ``stop``, each with its step.
 
     Needs a running Ray session. Closing the iterator ends its tasks.
 
     Raises:
-        TooManyRejectedError: more than ``max_rejected_fraction`` of the worker's documents gave no example.
         ChatSearchError: whatever :meth:`StepBuilder.build` raises.
     """
     loader = loader or LoaderConfig()
-    per_step = builder.plan.per_step  # opens the shards: what is wrong with them shows before a task is started
-    num_rejected = num_samples = 0
+    _ = builder.plan  # opens the shards: what is wrong with them shows before a task is started
     for first in range(start, stop, loader.steps_per_window):
         steps = range(first, min(first + loader.steps_per_window, stop))
-        for step, batches in _window(builder, rank, world_size, steps, loader):
-            reasons = [reason for batch in batches for reason in batch.rejected]
-            num_rejected += len(reasons)
-            num_samples += per_step // world_size
-            if reasons and num_rejected > _REJECTED_GRACE + max_rejected_fraction * num_samples:
-                raise TooManyRejectedError(
-                    f"{num_rejected} of about {num_samples} documents up to step {step} gave no example, the limit is "
-                    f"{max_rejected_fraction:.1%}. Last: {reasons[-1]}"
-                )
-            yield step, batches
+        yield from _window(builder, rank, world_size, steps, loader)
 
 
 def _window(

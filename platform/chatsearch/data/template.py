@@ -40,7 +40,8 @@ def render(segments: Sequence[Segment], tokenizer: ChatTokenizer, *, answer_only
     Args:
         segments: of one document; consecutive segments of one role form a turn.
         tokenizer: gives the ids.
-        answer_only: loss on ``loss=True`` segments and the ``</s>`` that closes them, else on every piece but bos.
+        answer_only: loss on ``loss=True`` segments that are not the user's and on the ``</s>`` that closes them, else on every
+            piece but bos.
     """
     pieces = _open(tokenizer)
     for number, turn in enumerate(_turns(segments)):
@@ -91,7 +92,7 @@ def _turn(turn: Sequence[Segment], tokenizer: ChatTokenizer, *, answer_only: boo
         ids = tokenizer.encode(ROLE_WORDS[role], continues=role == Role.ASSISTANT and after_words)
         pieces.append(Piece(tuple(ids), loss=not answer_only))
     for position, segment in enumerate(turn):
-        counts = segment.loss or not answer_only
+        counts = not answer_only or (segment.loss and role != Role.USER)
         if segment.image is not None:
             pieces.append(Piece(image=segment.image, loss=counts))
         elif segment.text is not None:

@@ -143,6 +143,8 @@ class TrainConfig(Config):
     keep_checkpoints: PositiveInt = runtime(2)
     max_failures: int = runtime(3, ge=0)
     """Worker deaths from which the run recovers by itself. Nodes whose end the cloud announces to Ray do not count."""
+    max_rejected_fraction: float = runtime(0.05, ge=0.0, le=1.0)
+    """The run fails when a larger share of its documents, and more than ten of them, gives no example."""
     cpus_per_worker: PositiveFloat = runtime(1.0)
     threads_per_worker: PositiveInt = runtime(1)
     autoscaling: bool = runtime(False)
@@ -160,6 +162,12 @@ class TrainConfig(Config):
     def per_step(self) -> int:
         """Documents in a global step."""
         return sum(stream.per_step for stream in self.streams)
+
+    @property
+    def documents(self) -> str:
+        """What is trained on, for people."""
+        stage = f"stage {self.stage}" + (" (answer_only=true)" if self.answer_only else "")
+        return f"{stage} from {', '.join(stream.shards for stream in self.streams)}"
 
     @property
     def world_size(self) -> int:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from chatsearch.data.pack import Batch
 from chatsearch.data.plan import rank_slice
+from chatsearch.data.rejections import SHOWN
 from chatsearch.data.steps import StepBuilder
 from chatsearch.index.features import FeatureStore
 from chatsearch.model.bundle import num_parameters, write_bundle
@@ -28,7 +29,7 @@ from chatsearch.train.features import FrozenFeatures, OnlineFeatures, StoredFeat
 from chatsearch.train.head_start import start_heads
 from chatsearch.train.input_start import scale_image_inputs
 from chatsearch.train.memory import check_memory, host_memory
-from chatsearch.train.preflight import rehearse
+from chatsearch.train.preflight import check_documents, rehearse
 from chatsearch.train.reporter import Reporter, Waiting
 from chatsearch.train.start import Start, load_start
 from chatsearch.train.trainer import Trainer
@@ -80,7 +81,11 @@ def run_worker(job: WorkerJob) -> dict[str, Any]:
     writer = CheckpointWriter(root, run=job.run, token=token)
     with writer, closing(_batches(builder, config, rank, world_size, first)) as steps:
         arriving = Waiting(steps)
+        num_said = 0
         for step, batches in arriving:
+            for reason in [reason for batch in batches for reason in batch.rejected][: SHOWN - num_said]:
+                job.sink.say(f"left out: {reason}")
+                num_said += 1
             metrics = trainer.step(step, batches)
             writer.raise_failed()
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
@@ -97,6 +102,9 @@ def run_worker(job: WorkerJob) -> dict[str, Any]:
     assert saved is not None
     if rank != 0:
         return {}
+    num_rejected = int(saved.manifest.metrics.get("documents_rejected", 0))
+    if num_rejected:
+        job.sink.say(f"{num_rejected} of {config.steps * config.per_step} documents gave no example")
     searcher = trainer.export(saved)
     facts = write_bundle(Folder(config.output), searcher, start.vision, start.tokenizer)
     counts = {
@@ -114,9 +122,15 @@ def assemble(config: TrainConfig, start: Start, *, fresh: bool = True) -> tuple[
         config: of the stage.
         start: its parts before the first step.
         fresh: no checkpoint will be restored, so what no weights are known for has to start somewhere.
+
+    Raises:
+        TooManyRejectedError: the documents teach nothing.
+        ConfigError: the heads' closed form finds too few pictures.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     builder = _step_builder(config, start)
+    if fresh:
+        check_documents(builder, config)
     features = _features_for(config, start)
     if fresh and not start.is_trained:
         device = torch.device("cuda", torch.cuda.current_device()) if config.use_gpu else torch.device("cpu")

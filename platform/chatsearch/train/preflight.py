@@ -1,4 +1,5 @@
-"""A rehearsal before the first step: the largest micro-batch forward and backward, so that what cannot run says so at once.
+"""Before the first step: whether the documents teach anything, and a rehearsal with the largest micro-batch forward and
+backward, so that what cannot run says so at once.
 
 Shapes: R rows of L positions, I images.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,13 +16,73 @@ import torch.distributed as dist
 
 from chatsearch.data.example import IGNORED
 from chatsearch.data.pack import PADDING, Batch
-from chatsearch.errors import ChatSearchError, MemoryBudgetError, TrainingError
+from chatsearch.data.rejections import SHOWN
+from chatsearch.data.steps import StepBuilder
+from chatsearch.errors import ChatSearchError, MemoryBudgetError, TooManyRejectedError, TrainingError
 from chatsearch.train.config import TrainConfig
 from chatsearch.train.memory import GIB
-from chatsearch.train.trainer import Trainer
+from chatsearch.train.trainer import Trainer, num_targets
 
 _NO_MEMORY = ("can't allocate memory", "out of memory")
 """What PyTorch's allocators say, on a CPU in an error without a class of its own."""
+
+
+_LOOKED_AT = 256
+"""Documents of all ranks that are looked at before they are said to teach nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one rank has seen of the first documents."""
+
+    teaches: bool
+    reasons: tuple[str, ...]
+    """Of documents without an example, the first ones."""
+
+
+def check_documents(builder: StepBuilder, config: TrainConfig) -> None:
+    """Refuse a run whose first steps give the loss nothing to fall on, on any rank. All ranks call it.
+
+    Each rank looks on until it finds a word or an image that is wanted, mostly no further than its first micro-batch.
+
+    Args:
+        builder: of the training batches.
+        config: of the stage.
+
+    Raises:
+        TooManyRejectedError: there is nothing; with the first reasons.
+        ChatSearchError: whatever building a step raises. On every rank it is the first rank's error.
+    """
+    num_steps = min(math.ceil(_LOOKED_AT / config.per_step), config.steps)
+    found: list[_Look | ChatSearchError | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, _look(builder, config, num_steps))
+    looks: list[_Look] = []
+    for outcome in found:
+        if isinstance(outcome, ChatSearchError):
+            raise outcome
+        assert outcome is not None
+        looks.append(outcome)
+    if any(look.teaches for look in looks):
+        return
+    reasons = [reason for look in looks for reason in look.reasons]
+    raise TooManyRejectedError(
+        f"None of the first {num_steps * config.per_step} documents of {config.documents} gives the loss anything to fall on, so no "
+        f"step was made. First: {'; '.join(reasons[:SHOWN])} Repair these documents and prepare the shards again, or train on others."
+    )
+
+
+def _look(builder: StepBuilder, config: TrainConfig, num_steps: int) -> _Look | ChatSearchError:
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    reasons: list[str] = []
+    try:
+        for step in range(num_steps):
+            for batch in builder.build(step, rank, world_size):
+                reasons += batch.rejected
+                if any(num_targets(batch, config.objective)):
+                    return _Look(True, ())
+    except ChatSearchError as error:
+        return error
+    return _Look(False, tuple(reasons[:SHOWN]))
 
 
 def rehearse(trainer: Trainer, build: Callable[[], Sequence[Batch]]) -> None:

@@ -43,7 +43,7 @@ class Sink(Protocol):
         ...
 
     def say(self, text: str) -> None:
-        """What goes on before the first step; returns at once."""
+        """What else goes on; returns at once."""
         ...
 
     def give_up(self, error: ChatSearchError) -> None:
@@ -152,7 +152,8 @@ class Display:
     def show(self, report: StepReport | str) -> None:
         """Print and record one report. Steps that are repeated after a restart are recorded once."""
         if isinstance(report, str):
-            self._stream.write(f"{self._label}: {report}\n")
+            line = "\r\x1b[K" if self._stream.isatty() else ""  # the one about the last step may stand there
+            self._stream.write(f"{line}{self._label}: {report}\n")
             self._stream.flush()
             return
         now = time.monotonic()

@@ -14,7 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from chatsearch.data.pack import PADDING, Batch
+from chatsearch.data.rejections import SHOWN, Rejections
 from chatsearch.errors import CorruptArtefactError, FingerprintMismatchError, NonFiniteLossError, TrainingError
+from chatsearch.model.config import ObjectiveConfig
 from chatsearch.model.lora import add_adapters, merge_adapters
 from chatsearch.model.objective import IGNORE, combine
 from chatsearch.model.queue import Candidates, FeatureQueue, content_id
@@ -86,6 +88,7 @@ class Trainer:
         self.features = features(self.device)
         self._stopwatch = Stopwatch(self.device)
         self._volume = Volume()
+        self._rejections = Rejections(config.max_rejected_fraction)
         # Outside of the engine: DeepSpeed would cast its raw features to bf16, and its content is no parameter.
         self.queue = FeatureQueue(config.objective.queue_size, config.model.vision.feature_dim).to(self.device)
 
@@ -96,10 +99,12 @@ class Trainer:
             Numbers of the global step, the same on every rank: losses in nats a target, counts, norms.
 
         Raises:
+            TooManyRejectedError: before the update, on every rank.
             NonFiniteLossError: before the update, on every rank, naming the ranks it comes from.
         """
         encoded = [self._encode(batch) for batch in batches]
         counts = gather_numbers(self._counts(batches)).sum(0)
+        self._check_rejected(batches, int(counts[-1]))
         targets = Targets(words=counts[0], images=counts[1])
         with self._stopwatch.running():
             candidates = self._candidates(encoded)
@@ -152,19 +157,25 @@ class Trainer:
         return _Encoded(batch, cls_ID, tokens_IKE, ids)
 
     def _counts(self, batches: Sequence[Batch]) -> Tensor:
-        """Of this rank: word targets, image targets, documents' positions, images, positions with padding, and the squares of
-        documents' lengths."""
-        counts = [0, 0, 0, 0, 0, 0]
+        """Of this rank: word targets, image targets, documents' positions, images, positions with padding, the squares of
+        documents' lengths, and documents without an example."""
+        counts = [0, 0, 0, 0, 0, 0, 0]
         for batch in batches:
-            wanted_I = batch.image_target
-            if self.config.objective.skip_first_images:
-                wanted_I = wanted_I & ~batch.image_first
             filled_RL = batch.document_ids != PADDING
-            values = (int((batch.labels != IGNORE).sum()), int(wanted_I.sum()), int(filled_RL.sum()), batch.num_images)
+            values = (*num_targets(batch, self.config.objective), int(filled_RL.sum()), batch.num_images)
             # A position at p within its document adds 2p + 1, and a document of n positions n squared.
             squares = int((2 * batch.position_ids + 1)[filled_RL].sum())
-            counts = [a + b for a, b in zip(counts, (*values, batch.labels.size, squares), strict=True)]
+            more = (*values, batch.labels.size, squares, len(batch.rejected))
+            counts = [a + b for a, b in zip(counts, more, strict=True)]
         return torch.tensor(counts, dtype=torch.int64, device=self.device)
+
+    def _check_rejected(self, batches: Sequence[Batch], num_rejected: int) -> None:
+        """Count the global step's rejected documents. The counts are the same on all ranks: they stop together or not at all."""
+        self._rejections.add(self.config.per_step, num_rejected)
+        if self._rejections.too_many:
+            reasons: list[list[str]] = [[]] * dist.get_world_size()
+            dist.all_gather_object(reasons, [reason for batch in batches for reason in batch.rejected][:SHOWN])
+            raise self._rejections.error(self.config.documents, [reason for part in reasons for reason in part])
 
     def _candidates(self, encoded: Sequence[_Encoded]) -> list[tuple[Candidates, Tensor]]:
         """Candidates of each micro-batch and the index of its images among them.
@@ -183,7 +194,7 @@ class Trainer:
 
     def _metrics(self, sums: Tensor, counts: Tensor, rate: float, grad_norm: float) -> dict[str, float]:
         word, image, image_first, num_first, num_correct = sums.tolist()
-        num_words, num_images, num_positions, images, slots, pairs = counts.tolist()
+        num_words, num_images, num_positions, images, slots, pairs, _ = counts.tolist()
         self._volume = Volume(self.config.per_step, images, num_positions, num_words, pairs)
         loss = combine(sums[0], sums[1], counts[0], counts[1], self.config.objective)
         return {
@@ -199,6 +210,7 @@ class Trainer:
             "num_images": images,
             "slot_fill": num_positions / slots,
             "queue_fill": int(self.queue.count) / max(self.queue.size, 1),
+            "documents_rejected": self._rejections.num_rejected,
         }
 
     # ---- checkpoints ----------------------------------------------------------------------------------------
@@ -224,6 +236,11 @@ class Trainer:
             FingerprintMismatchError: it was made with another schedule of learning rates.
         """
         self._check_schedule(saved.manifest)
+        self._rejections = Rejections(
+            self.config.max_rejected_fraction,
+            num_documents=saved.manifest.step * self.config.per_step,
+            num_rejected=int(saved.manifest.metrics.get("documents_rejected", 0)),
+        )
         rank = dist.get_rank()
         own = checkpoint.rank_file(rank)
         as_written = saved.manifest.world_size == dist.get_world_size()
@@ -278,6 +295,12 @@ class Trainer:
             parameter.data.copy_(held.view_as(parameter))
         merge_adapters(searcher)
         return searcher.eval()
+
+
+def num_targets(batch: Batch, objective: ObjectiveConfig) -> tuple[int, int]:
+    """Words and images of a batch that the loss falls on."""
+    wanted_I = batch.image_target & ~batch.image_first if objective.skip_first_images else batch.image_target
+    return int((batch.labels != IGNORE).sum()), int(wanted_I.sum())
 
 
 def _check_finite(sums_WS: Tensor, step: int, name_samples: NameSamples) -> None:

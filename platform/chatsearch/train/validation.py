@@ -22,7 +22,7 @@ from chatsearch.evaluate.metrics import ranks_of_targets, recalls
 from chatsearch.index.features import FeatureStore
 from chatsearch.model.queue import content_id
 from chatsearch.train.config import TrainConfig
-from chatsearch.train.exchange import gather_rows
+from chatsearch.train.exchange import gather_numbers, gather_rows
 from chatsearch.train.features import FrozenFeatures, StoredFeatures
 from chatsearch.train.image_states import image_states
 from chatsearch.train.trainer import Trainer
@@ -63,11 +63,13 @@ class Validator:
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """R@1/5/10 in percent among the split's distinct pictures, and the image loss against them. All ranks call it."""
+        """R@1/5/10 in percent among the split's distinct pictures, the image loss against them, and how many of the split's
+        documents gave no example. All ranks call it."""
         searcher = self._trainer.searcher
         searcher.eval()
         batches = self._builder.build(0, dist.get_rank(), dist.get_world_size())
         parts = [self._embed(batch) for batch in batches]
+        num_rejected = torch.tensor([sum(len(batch.rejected) for batch in batches)], device=self._trainer.device)
         searcher.train()
         queries_Qd, pictures_Qd, ids_Q = (
             torch.cat(gather_rows(torch.cat(column))).cpu() for column in zip(*parts, strict=True)
@@ -84,6 +86,7 @@ class Validator:
         ranks = ranks_of_targets(scores_QN.numpy(), column_Q.numpy())
         return {
             "val_image_loss": float(loss),
+            "val_documents_rejected": int(gather_numbers(num_rejected).sum()),
             **{f"val_{name}": value for name, value in recalls(ranks.pessimistic_Q).items()},
         }
 

@@ -63,6 +63,13 @@ def test_dialogue_reads_as_the_template_says(tokenizer: ChatTokenizer) -> None:
     assert spelled(wanted, tokenizer) == f" which one?</s><{'t' * 64}></s>"
 
 
+def test_the_user_s_words_and_pictures_are_never_answers(tokenizer: ChatTokenizer) -> None:
+    asked = [Segment(text="a dog", role=Role.USER), Segment(image="u" * 64, role=Role.USER)]
+    pieces = render([*asked, assistant("yes")], tokenizer, answer_only=True)
+    assert spelled([p for p in pieces if p.loss], tokenizer) == " yes</s>"
+    assert not any(p.loss for p in render(asked, tokenizer, answer_only=True))
+
+
 def test_stage_one_wants_everything_but_bos(tokenizer: ChatTokenizer) -> None:
     pieces = render([user("hi"), assistant("ho")], tokenizer, answer_only=False)
     assert [p.loss for p in pieces] == [False, *[True] * (len(pieces) - 1)]
