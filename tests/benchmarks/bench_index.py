@@ -1,10 +1,11 @@
-"""The gallery index: equal answers, speed, kinds beside each other and beside other engines. Goals I1 to I3, I5, I7 and R10."""
+"""The gallery index: equal answers, speed, kinds beside each other and beside other engines. Goals I1 to I7 and R10."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from tests.benchmarks import (
+    index_auto,
     index_equality,
     index_filters,
     index_kinds,
@@ -26,5 +27,6 @@ def measure() -> Iterator[Result]:
         index_kinds,
         index_filters,
         index_peers,
+        index_auto,
     ):
         yield from part.measure()

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from tests.benchmarks.__main__ import parts
+from tests.benchmarks.harness import Result, Rounds
+from tests.benchmarks.index_auto import _against_autofaiss, _by_queries_or_pictures
 from tests.benchmarks.index_curves import Point, fastest, plot, table
 from tests.benchmarks.index_engines import Build, Side
 from tests.benchmarks.index_sets import VectorSet, kth_scores, projected, recall
@@ -85,5 +87,41 @@ def test_features_are_projected_and_rows_held_out_as_queries(tmp_path: Path, mon
 def test_parts_of_a_benchmark_are_those_that_measure() -> None:
     found = parts(["index", "training"])
     assert found["index.peers"] == "index_peers"
+    assert found["index.auto"] == "index_auto"
+    assert "index.scenes" not in found
     assert found["training.queue"] == "training_queue"
     assert "index.curves" not in found
+
+
+def _rounds(ours: float, theirs: float) -> Rounds:
+    return Rounds({"ours auto ef_search=16": [ours] * 9, "autofaiss reach=0": [theirs] * 9}, [1.0] * 4)
+
+
+def _judged(tmp_path: Path, recalled: float, ours: float) -> Result:
+    auto = Side("ours auto", "tests.benchmarks.index_auto_ours", {}, [{}], ours=True)
+    peer = Side("autofaiss", "tests.benchmarks.index_faiss", {}, [{"reach": 0}])
+    mine = Point(auto, {"ef_search": 16}, recalled, [ours])
+    theirs = Point(peer, {"reach": 0}, 0.96, [100.0])
+    return _against_autofaiss(vector_set(tmp_path), _rounds(ours, 100.0), mine, theirs, theirs, theirs="", rows="")
+
+
+def test_a_choice_meets_the_goal_only_with_the_recall_on_test_queries(tmp_path: Path) -> None:
+    assert _judged(tmp_path, 0.951, 130.0).status == "met"
+    assert _judged(tmp_path, 0.949, 130.0).status == "missed"
+    assert _judged(tmp_path, 0.951, 110.0).status == "missed"
+    alone = _against_autofaiss(
+        vector_set(tmp_path), _rounds(1, 1), point("a", 1.0, 1), None, None, theirs="no wheel", rows=""
+    )
+    assert (alone.status, alone.value) == ("not_run", None)
+    assert "no wheel" in alone.note
+
+
+def test_what_tuning_on_queries_gains_is_a_ratio_at_equal_recall(tmp_path: Path) -> None:
+    vectors, tuned = vector_set(tmp_path), {"queries": point("q", 0.95, 300), "pictures": point("p", 0.97, 150)}
+    rounds = Rounds({tuned["queries"].label: [300.0] * 9, tuned["pictures"].label: [150.0] * 9}, [1.0] * 4)
+    gained = _by_queries_or_pictures(vectors, rounds, tuned)
+    assert (gained.status, gained.value) == ("reported", 2.0)
+    assert _by_queries_or_pictures(vectors, rounds, {**tuned, "pictures": tuned["queries"]}).value == 1.0
+    lost = _by_queries_or_pictures(vectors, rounds, {**tuned, "pictures": None})
+    assert lost.value is None
+    assert "tuned on pictures: no choice reaches 0.95" in lost.note
