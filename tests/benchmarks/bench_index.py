@@ -8,6 +8,7 @@ from tests.benchmarks import (
     index_auto,
     index_equality,
     index_filters,
+    index_folded,
     index_kinds,
     index_latency,
     index_peers,
@@ -26,6 +27,7 @@ def measure() -> Iterator[Result]:
         index_latency,
         index_kinds,
         index_filters,
+        index_folded,
         index_peers,
         index_auto,
     ):

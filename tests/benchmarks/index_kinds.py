@@ -72,7 +72,7 @@ def measure() -> Iterator[Result]:
                 name = f"{kind} {' '.join(f'{key}={value}' for key, value in said.items())}"
                 parameters = SearchParameters(**said)
                 found = [_answer(indices[kind], query, parameters) for query in queries]
-                recalls[name] = _recall(found, wanted)
+                recalls[name] = recall_of(found, wanted)
                 bytes_each[name] = size / NUM_ITEMS
                 sides[name] = partial(_rate, indices[kind], queries, parameters)
         rounds = take_turns(sides, NUM_ROUNDS)
@@ -129,7 +129,8 @@ def _answer(index: GalleryIndex, query_D: Float32, parameters: SearchParameters 
     return index.search(query_D[None], K, parameters=parameters)[0]
 
 
-def _recall(found: list[list[Hit]], wanted: list[list[Hit]]) -> float:
+def recall_of(found: list[list[Hit]], wanted: list[list[Hit]]) -> float:
+    """Share of the wanted hits that were found."""
     pairs = zip(found, wanted, strict=True)
     return float(np.mean([len({h.item_id for h in a} & {h.item_id for h in b}) / K for a, b in pairs]))
 

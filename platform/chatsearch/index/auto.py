@@ -28,6 +28,7 @@ from chatsearch.index.features import FeatureStore
 from chatsearch.index.kind_bytes import index_bytes
 from chatsearch.index.projection import Projection
 from chatsearch.index.query_vectors import QueryVectors
+from chatsearch.index.raw_features import RawFeatures
 from chatsearch.index.search_parameters import TAKEN, SearchParameters
 from chatsearch.index.shard_work import Method
 from chatsearch.index.shares import picture_rows, project_rows
@@ -77,7 +78,7 @@ class Measured:
         return f"{self.kind} {said}".strip()
 
 
-def open_queries(config: IndexConfig, projection: Projection) -> QueryVectors | None:
+def open_queries(config: IndexConfig, projection: Projection | RawFeatures) -> QueryVectors | None:
     """The query vectors that a configuration chooses by; None where it names its kind itself.
 
     Raises:
@@ -86,6 +87,7 @@ def open_queries(config: IndexConfig, projection: Projection) -> QueryVectors | 
     """
     if config.kind != "auto":
         return None
+    assert isinstance(projection, Projection), "IndexConfig refuses raw features with kind=auto"
     if not config.queries:
         raise ConfigError(
             "kind=auto chooses by query vectors of the model; queries is not set. Make them: python -m jobs.queries --set "
@@ -101,7 +103,7 @@ def settle(
     queries: QueryVectors | None,
     shards: Sequence[Sequence[tuple[int, GalleryItem]]],
     store: FeatureStore,
-    projection: Projection,
+    projection: Projection | RawFeatures,
     *,
     clock: Clock,
 ) -> tuple[Method, dict[str, Any] | None]:
@@ -127,7 +129,7 @@ def settle(
         given = SearchParameters(**config.search.given()).over(_defaults(config.kind, lists), config.kind)
         return Method(config.kind, lists, {name: value for name, value in asdict(given).items() if value}), None
     asked_Qd = queries.vectors("tuning", at_least=MIN_QUERIES)[:MAX_QUERIES]
-    counts, dimension = [len(members) for members in shards], len(projection.weight_dD)
+    counts, dimension = [len(members) for members in shards], projection.dimension
     sizes = {kind: index_bytes(kind, counts, dimension, lists) for kind in TAKEN}
     kept = [kind for kind in TAKEN if not config.max_bytes or sizes[kind] <= config.max_bytes]
     if not kept:
@@ -195,7 +197,11 @@ def _defaults(kind: str, lists: int) -> dict[str, int]:
 
 
 def _rows(
-    members: Sequence[tuple[int, GalleryItem]], most: int, lists: int, store: FeatureStore, projection: Projection
+    members: Sequence[tuple[int, GalleryItem]],
+    most: int,
+    lists: int,
+    store: FeatureStore,
+    projection: Projection | RawFeatures,
 ) -> TrialRows:
     if len(members) > most:
         drawn = np.sort(np.random.default_rng(_SEED).choice(len(members), most, replace=False))

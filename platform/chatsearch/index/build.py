@@ -21,7 +21,7 @@ from chatsearch.index.config import IndexConfig
 from chatsearch.index.features import ITEMS, FeatureStore
 from chatsearch.index.items import check_item_ids
 from chatsearch.index.plan.forecast import BuildFigures, forecast_beside_actual, forecast_build, rates_at
-from chatsearch.index.projection import Projection
+from chatsearch.index.raw_features import projection_of
 from chatsearch.index.shard import shard_of
 from chatsearch.index.shard_work import BuiltShard, ShardWork, build_shard, learn
 from chatsearch.index.shares import deal, picture_rows, project_share
@@ -56,14 +56,13 @@ def build_index(
         GalleryError: if the gallery is empty, or item ids repeat or collide.
         CorruptArtefactError: if features are not finite, or items name pictures without features.
     """
-    for name in ("features", "model", "output"):
+    for name in ("features", "output", *(() if config.raw else ("model",))):
         if not getattr(config, name):
             raise ConfigError(f"{name} is not set; say where with --set {name}=URI.")
     rates = rates_at(config.rates)
     began = time.perf_counter()
     store = FeatureStore.open(config.features)
-    projection = Projection.open(config.model)
-    projection.check(store)
+    projection = projection_of(config.model, store)
     inputs = {"features": store.fingerprint, "model": projection.model_fingerprint}
     queries = open_queries(config, projection)
     if queries is not None:
@@ -84,7 +83,7 @@ def build_index(
         forecast = forecast_build(
             items_per_shard=[len(members) for members in shards],
             feature_dimension=store.dimension,
-            dimension=len(projection.weight_dD),
+            dimension=projection.dimension,
             rows_per_part=max(store.rows_per_part),
             item_table_bytes=store.artefact.manifest.files[ITEMS].num_bytes,
             rates=rates,
@@ -109,7 +108,7 @@ def build_index(
         facts={
             "kind": method.kind,
             "search": dict(method.parameters),
-            "dimension": len(projection.weight_dD),
+            "dimension": projection.dimension,
             "metric": "cosine",
             "fields": fields if len(fields) <= MAX_RECORDED_FIELDS else None,
             "features": store.uri,

@@ -69,7 +69,8 @@ class IndexConfig(Config):
     """A feature store projected with a model's M_Q into FAISS shards.
 
     Raises:
-        ConfigError: budgets or query vectors are given to a kind that is not chosen by them, or search parameters to one that is.
+        ConfigError: budgets or query vectors are given to a kind that is not chosen by them, or search parameters to one that is;
+            or raw features are wanted and a model named.
     """
 
     features: str = runtime("")
@@ -78,6 +79,8 @@ class IndexConfig(Config):
     """Model bundle whose M_Q projects the features."""
     output: str = runtime("")
     """Where the index goes."""
+    raw: bool = False
+    """Index the features as they are, for no model: what folded searches of any model take proposals from (docs/index-kinds.md)."""
     kind: Literal["flat", "fp16", "sq8", "ivf-pq", "ivf-opq", "ivf-rabitq", "hnsw", "auto"] = "flat"
     """``flat``: exact inner product over all rows. Of the others (docs/index-kinds.md) FAISS proposes rows, whose exact scores decide
     which of them are found and in which order. Galleries of fewer than 1,024 pictures are flat whatever is named here. ``auto``: the
@@ -115,10 +118,16 @@ class IndexConfig(Config):
                 del content[name]
         if not self.search.given():
             del content["search"]
+        if not self.raw:
+            del content["raw"]
         return content
 
     @model_validator(mode="after")
-    def _check_auto(self) -> IndexConfig:
+    def _check_kind(self) -> IndexConfig:
+        if self.raw and self.model:
+            raise ConfigError(f"raw=true is for no model, and model is {self.model}. Leave one of them out.")
+        if self.raw and self.kind == "auto":
+            raise ConfigError("kind=auto chooses by query vectors of a model, and raw=true has none. Name a kind.")
         if self.kind == "auto":
             if self.search.given() or self.num_lists:
                 raise ConfigError(

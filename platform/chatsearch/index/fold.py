@@ -52,7 +52,7 @@ def build_norms(config: FoldConfig) -> Artefact:
     return output.commit(
         counts={"pictures": len(store), "items": store.artefact.manifest.counts["items"]},
         facts={
-            "dimension": len(projection.weight_dD),
+            "dimension": projection.dimension,
             "metric": "cosine",
             "features": store.uri,
             "features_fingerprint": store.fingerprint,

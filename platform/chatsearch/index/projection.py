@@ -76,6 +76,11 @@ class Projection:
                     f"this model: python -m jobs.embed --set 'gallery=[{gallery}]' --set model={self.uri} --set output=NEW_URI"
                 )
 
+    @property
+    def dimension(self) -> int:
+        """d."""
+        return len(self.weight_dD)
+
     def apply(self, cls_ND: Float32) -> Float32:
         """unit(f_CLS M_Q), (N, d)."""
         # In float64 and rounded once: the order in which a BLAS sums does not show in float32.

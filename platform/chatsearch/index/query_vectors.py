@@ -151,7 +151,7 @@ class QueryVectors:
         for what, ours, theirs in (
             ("model", projection.model_fingerprint, facts["model_fingerprint"]),
             ("M_Q", projection.mq_fingerprint, facts["mq_fingerprint"]),
-            ("width", str(len(projection.weight_dD)), str(facts["dimension"])),
+            ("width", str(projection.dimension), str(facts["dimension"])),
         ):
             if ours != theirs:
                 raise FingerprintMismatchError(

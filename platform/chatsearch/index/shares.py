@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from chatsearch.index.features import FeatureStore
 from chatsearch.index.projection import Projection, check_directions
+from chatsearch.index.raw_features import RawFeatures, projection_of
 from chatsearch.index.vectors import Float32
 from chatsearch.types import GalleryItem
 
@@ -65,7 +66,7 @@ def picture_rows(members: Sequence[tuple[int, GalleryItem]], store: FeatureStore
     return np.array([store.row_of(item.content_hash) for _, item in members], dtype=np.int64)
 
 
-def project_rows(store: FeatureStore, projection: Projection, rows_M: NDArray[np.int64]) -> Float32:
+def project_rows(store: FeatureStore, projection: Projection | RawFeatures, rows_M: NDArray[np.int64]) -> Float32:
     """Unit vectors (M, d) of some rows of a store, in any order and with repeats, without all of its features in memory.
 
     Raises:
@@ -81,7 +82,7 @@ def project_share(features: str, model: str, share: Share) -> list[Float32]:
 
     Args:
         features: URI of the feature store.
-        model: URI of the model bundle.
+        model: URI of the model bundle; empty for raw features.
         share: of that store.
 
     Raises:
@@ -89,7 +90,7 @@ def project_share(features: str, model: str, share: Share) -> list[Float32]:
         CorruptArtefactError: if features are not finite.
     """
     store = FeatureStore.open(features)
-    projection = Projection.open(model)
+    projection = projection_of(model, store)
     blocks = []
     for name in share.parts:
         hashes, cls_PD = store.part_cls(name)

@@ -47,7 +47,9 @@ def write_store(
     hashes = [picture_hash(n) for n in range(len(matrix_ND))]
     if items is None:
         items = [GalleryItem(f"item-{n:04d}", h, {"number": str(n)}) for n, h in enumerate(hashes)]
-    output = begin_output(uri, FEATURE_STORE, EmbedConfig(), {"gallery": hashes[0][:8] if hashes else "empty"})
+    output = begin_output(
+        uri, FEATURE_STORE, EmbedConfig(), {"gallery": hashlib.sha256(matrix_ND.tobytes()).hexdigest()[:16]}
+    )
     bounds = np.linspace(0, len(hashes), num_parts + 1).astype(int)
     for part, (start, stop) in enumerate(itertools.pairwise(bounds)):
         with output.folder.writing(part_name(part)) as path:

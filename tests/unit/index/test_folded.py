@@ -15,6 +15,8 @@ from chatsearch.index.features import FeatureStore
 from chatsearch.index.fold import NORMS, build_norms
 from chatsearch.index.folded import FoldedGallery
 from chatsearch.index.gallery import GalleryIndex
+from chatsearch.index.live.create import create_gallery
+from chatsearch.index.search_parameters import TAKEN, SearchParameters
 from chatsearch.manifest import Artefact
 from chatsearch.types import GalleryItem
 from hypothesis import HealthCheck, given, settings
@@ -80,6 +82,54 @@ def test_many_queries_agree_with_the_oracle(tmp_path: Path) -> None:
     queries_BD = np.random.default_rng(1).normal(size=(2000, RETRIEVAL_DIM))
     expected = ExactIndex(gallery.items, gallery.projected_Nd).search(queries_BD, 10)
     assert FoldedGallery.open(folded(gallery).uri).search(queries_BD, 10) == expected
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf-pq", "ivf-rabitq", "hnsw"])
+def test_one_index_over_raw_features_proposes_for_several_models(tmp_path: Path, kind: str) -> None:
+    gallery = make_gallery(str(tmp_path), 1500, num_twins=100)
+    store = FeatureStore.open(gallery.features)
+    raw = GalleryIndex(build_index(gallery.config(2, "raw", model="", raw=True, kind=kind, num_lists=8)))
+    assert (raw.dimension, raw.num_items) == (store.dimension, 1500)
+    queries_BD = np.random.default_rng(1).normal(size=(50, RETRIEVAL_DIM))
+    exclude = [{hit.content_hash for hit in raw.search(np.ones((1, store.dimension)), 3)[0]} for _ in queries_BD]
+    far = SearchParameters(**dict.fromkeys(TAKEN[kind], 1500)) if TAKEN[kind] else None
+    for seed in (0, 1):
+        weight_dD = np.random.default_rng(seed + 7).normal(size=gallery.weight_dD.shape)
+        model = write_bundle(f"{tmp_path}/model-{seed}", weight_dD, seed=seed).uri
+        norms = folded(gallery, f"norms-{seed}", model=model)
+        exact = FoldedGallery.open(norms.uri, store=store)
+        proposed = FoldedGallery.open(norms.uri, store=store, proposals=raw)
+        wanted = exact.search(queries_BD, 10, exclude)
+        assert proposed.search(queries_BD, 10, exclude, far, num_proposed=1500) == wanted, "everything is proposed"
+        found = proposed.search(queries_BD, 10, exclude, far, num_proposed=300)
+        hits = [len({h.item_id for h in a} & {h.item_id for h in b}) for a, b in zip(found, wanted, strict=True)]
+        assert sum(hits) / 500 >= 0.9
+        known = {hit.item_id: hit.score for hit in exact.search(queries_BD[:1], 1500)[0]}
+        assert all(hit.score == known[hit.item_id] for hit in proposed.search(queries_BD[:1], 10)[0])
+
+
+def test_an_index_over_raw_features_is_taken_for_nothing_else(tmp_path: Path) -> None:
+    gallery, other = make_gallery(f"{tmp_path}/a", 30), make_gallery(f"{tmp_path}/b", 31)
+    raw = build_index(gallery.config(name="raw", model="", raw=True))
+    norms = folded(gallery)
+    with pytest.raises(FingerprintMismatchError, match=r"M_Q none: raw features, the model has M_Q"):
+        GalleryIndex.open(raw.uri, norms.manifest.facts["mq_fingerprint"])
+    with pytest.raises(FingerprintMismatchError, match=r"is over raw features.*python -m jobs\.index"):
+        create_gallery(f"{tmp_path}/live", index=raw.uri)
+    for index, what in (
+        (gallery.index(), "M_Q"),
+        (build_index(other.config(name="raw", model="", raw=True)), "features"),
+    ):
+        with pytest.raises(
+            FingerprintMismatchError, match=rf"has {what} .*--set raw=true --set features={gallery.features}"
+        ):
+            FoldedGallery.open(norms.uri, proposals=GalleryIndex(index))
+    with pytest.raises(InputError, match="looks at all rows"):
+        FoldedGallery.open(norms.uri).search(np.ones((1, RETRIEVAL_DIM)), 5, num_proposed=20)
+    with pytest.raises(ConfigError, match="raw=true is for no model"):
+        gallery.config(raw=True)
+    with pytest.raises(ConfigError, match="kind=auto chooses by query vectors"):
+        gallery.config(model="", raw=True, kind="auto")
 
 
 def test_features_too_long_for_float32_products_are_scored_all_the_same(tmp_path: Path) -> None:

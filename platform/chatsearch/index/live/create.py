@@ -13,6 +13,7 @@ from chatsearch.index.live.log import Log
 from chatsearch.index.live.pinned import pin
 from chatsearch.index.live.state import Base, State, Version
 from chatsearch.index.projection import Projection
+from chatsearch.index.raw_features import RAW
 from chatsearch.kinds import GALLERY_INDEX
 from chatsearch.manifest import open_artefact
 from chatsearch.storage import Folder
@@ -59,6 +60,11 @@ def _empty(model: str, num_shards: int) -> Version:
 def _over_index(index: str, model: str | None) -> Version:
     artefact = open_artefact(index, GALLERY_INDEX)
     facts = artefact.manifest.facts
+    if facts["mq_fingerprint"] == RAW:
+        raise FingerprintMismatchError(
+            f"Index {artefact.uri} is over raw features, for folded searches; a gallery needs one of its model. Build it: python -m "
+            f"jobs.index --set features={facts['features']} --set model=MODEL --set output=NEW_URI"
+        )
     projection = Projection.open(model or facts["model"])
     store = FeatureStore.open(facts["features"])
     projection.check(store)
