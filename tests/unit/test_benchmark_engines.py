@@ -8,7 +8,7 @@ import numpy as np
 
 from tests.benchmarks.__main__ import parts
 from tests.benchmarks.harness import Result, Rounds
-from tests.benchmarks.index_auto import _against_autofaiss, _by_queries_or_pictures
+from tests.benchmarks.index_auto import _against_autofaiss, _by_queries_or_pictures, further
 from tests.benchmarks.index_curves import Point, fastest, plot, table
 from tests.benchmarks.index_engines import Build, Side
 from tests.benchmarks.index_sets import VectorSet, kth_scores, projected, recall
@@ -114,6 +114,12 @@ def test_a_choice_meets_the_goal_only_with_the_recall_on_test_queries(tmp_path: 
     )
     assert (alone.status, alone.value) == ("not_run", None)
     assert "no wheel" in alone.note
+
+
+def test_a_choice_may_look_further_step_by_step() -> None:
+    reaches = [search["nprobe"] for search in further({"nprobe": 4, "num_reranked": 50})]
+    assert reaches == [4, 5, 7, 8, 10, 13, 16, 20, 24, 30]
+    assert further({"num_reranked": 20}) == [{"num_reranked": 20}]
 
 
 def test_what_tuning_on_queries_gains_is_a_ratio_at_equal_recall(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ RERANKED: Mapping[str, tuple[int, ...]] = {
 FIRST_REACH = {"nprobe": 1, "ef_search": 16}
 _BISECTIONS = 2
 """Between the last reach that finds too little and the first that finds enough."""
+_NEARLY_ALL = 0.995
+"""A recall beyond which the curve is not followed."""
 _ONE_SIDED = 1.645
 """Standard errors below the mean that 95 of 100 means of as many queries lie above."""
 _SEED = 0
@@ -235,7 +237,7 @@ def _sweep(kinds: Sequence[str], rows: TrialRows, queries_Qd: Float32, min_recal
 
 
 def _walk(kind: str, rows: TrialRows, min_recall: float, ask: _Ask) -> Iterator[_Point]:
-    """The settings of one kind, from the shortest look to the first that finds enough."""
+    """The settings of one kind, from the shortest look on."""
     reach = next((name for name in TAKEN[kind] if name != "num_reranked"), "")
     if not TAKEN[kind]:
         yield ask({})
@@ -252,24 +254,25 @@ def _walk(kind: str, rows: TrialRows, min_recall: float, ask: _Ask) -> Iterator[
 
 
 def _further(reach: str, limit: int, fixed: dict[str, int], min_recall: float, ask: _Ask) -> Iterator[_Point]:
-    """Twice as far each time until enough is found or nothing more is, then back by halves of the last step."""
-    below, at, before = 0, min(FIRST_REACH[reach], limit), -1.0
+    """Twice as far each time until nearly all is found or nothing more is, then by halves to where enough is."""
+    below, enough = 0, 0
+    at, before = min(FIRST_REACH[reach], limit), -1.0
     while True:
         point = ask({reach: at, **fixed})
         yield point
         found = float(point.recall_Q.mean())
-        if point.recall_low >= min_recall:
+        if not enough:
+            below, enough = (below, at) if point.recall_low >= min_recall else (at, 0)
+        if at == limit or found <= before or (enough and found >= _NEARLY_ALL):
             break
-        if at == limit or found <= before:
-            return
-        below, at, before = at, min(2 * at, limit), found
-    for _ in range(_BISECTIONS):
-        middle = (below + at) // 2
-        if middle in (below, at):
+        at, before = min(2 * at, limit), found
+    for _ in range(_BISECTIONS if enough else 0):
+        middle = (below + enough) // 2
+        if middle == below:
             return
         point = ask({reach: middle, **fixed})
         yield point
-        below, at = (below, middle) if point.recall_low >= min_recall else (middle, at)
+        below, enough = (below, middle) if point.recall_low >= min_recall else (middle, enough)
 
 
 def _measured(point: _Point, num_bytes: int, num_items: int, num_rows: int, rows_per_shard: int) -> Measured:
