@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 from chatsearch.config import Config
-from chatsearch.index.build import Projection, build_index
+from chatsearch.index.build import build_index
 from chatsearch.index.config import IndexConfig
 from chatsearch.index.plan.sample import write_sample_bundle, write_sample_store
+from chatsearch.index.projection import Projection
 from chatsearch.index.query_vectors import Lineage, write_query_vectors
 from chatsearch.index.vectors import Float32
 from chatsearch.kinds import QUERY_VECTORS

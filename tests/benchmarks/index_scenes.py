@@ -16,9 +16,9 @@ from chatsearch.config import digest
 from chatsearch.corpora.config import ScenesConfig, ScenesCounts
 from chatsearch.data.config import PrepareConfig
 from chatsearch.evaluate.config import QueriesConfig
-from chatsearch.index.build import Projection
 from chatsearch.index.config import EmbedConfig
 from chatsearch.index.features import FeatureStore
+from chatsearch.index.projection import Projection
 from chatsearch.index.query_vectors import QueryVectors
 from chatsearch.index.vectors import Float32
 from chatsearch.session import ray_session
