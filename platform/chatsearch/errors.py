@@ -19,6 +19,7 @@
     |   |-- FingerprintMismatchError two artefacts that do not belong together
     |   |-- ConflictingOutputError  the output already holds something else
     |-- StorageError                the file system or object store failed
+    |   |-- UnreachableStoreError   the object store has not answered for as long as the job waits
     |-- WriterConflictError         a gallery has another writer
     |-- TrainingError               a run that must not go on
     |   |-- NonFiniteLossError
@@ -118,6 +119,10 @@ class ConflictingOutputError(ArtefactError):
 
 class StorageError(ChatSearchError):
     """The file system or object store failed."""
+
+
+class UnreachableStoreError(StorageError):
+    """The object store has not answered for as long as a job waits for it."""
 
 
 class WriterConflictError(ChatSearchError):

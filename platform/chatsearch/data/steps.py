@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,6 +25,10 @@ from chatsearch.data.plan import Sample, StepPlan, permutation, rank_slice
 from chatsearch.data.shards import DocumentShards
 from chatsearch.data.tokenizer import ChatTokenizer
 from chatsearch.errors import BadImageError, InputError, MissingInputError
+from chatsearch.patience import Patience
+from chatsearch.storage import is_remote
+
+logger = logging.getLogger(__name__)
 
 Preprocess = Callable[[Image.Image], Any]
 """From an RGB picture to an array of fixed shape, e.g. uint8 (3, H, W). Picklable."""
@@ -58,6 +63,8 @@ class StepBuilder:
         split: the only split that may be in the shards; None allows all.
         held_out: document shards; training documents that show one of their pictures are left out.
         preprocess: also deliver pictures, for an encoder that runs online; None delivers content hashes only.
+        store_patience_s: how long an object store that does not answer is asked again.
+        say: takes what people should know of it, wherever the batches are built.
     """
 
     streams: tuple[StreamConfig, ...]
@@ -71,6 +78,8 @@ class StepBuilder:
     split: str | None = "train"
     held_out: tuple[str, ...] = ()
     preprocess: Preprocess | None = None
+    store_patience_s: float = 0.0
+    say: Callable[[str], None] = logger.warning
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("sources", "plan")}
@@ -118,11 +127,15 @@ class StepBuilder:
         Raises:
             ConfigError: ``num_rows`` rows cannot hold the sequences.
             MissingInputError: a picture is not in its shards.
+            UnreachableStoreError: the shards' store has gone away and not come back.
         """
-        share = rank_slice(self.plan.step(step), rank, world_size)
-        return [
-            self._batch(rank_slice(share, micro, self.num_micro_batches)) for micro in range(self.num_micro_batches)
-        ]
+
+        def share() -> list[Batch]:
+            samples = rank_slice(self.plan.step(step), rank, world_size)
+            return [self._batch(rank_slice(samples, n, self.num_micro_batches)) for n in range(self.num_micro_batches)]
+
+        uris = [stream.shards for stream in self.streams]
+        return Patience(next(filter(is_remote, uris), ""), self.store_patience_s, self.say).insist(share)
 
     def _batch(self, samples: Sequence[Sample]) -> Batch:
         examples: dict[int, Example] = {}

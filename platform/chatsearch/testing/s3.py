@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from chatsearch.errors import MissingInputError, StorageError
@@ -29,6 +29,36 @@ class S3Server:
     secret_key: str
     bucket: str
     log: Path
+    command: tuple[str, ...]
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    """Of each start; the last one may be running."""
+
+    def start(self) -> None:
+        """Start the server, the first time or after :meth:`kill`, on the same port with what it held; returns when it answers.
+
+        Raises:
+            StorageError: it did not come up in time; the message ends with its log.
+        """
+        with self.log.open("ab") as sink:
+            self.processes.append(
+                subprocess.Popen(self.command, stdout=sink, stderr=subprocess.STDOUT, cwd=self.log.parent)
+            )
+        _create_bucket(self, self.processes[-1])
+
+    def kill(self) -> None:
+        """SIGKILL, as when its machine is lost. Nothing answers on its port from then on."""
+        self.processes[-1].kill()
+        self.processes[-1].wait()
+
+    def stop(self) -> None:
+        """End it in good order, if it is running."""
+        for process in self.processes:
+            process.terminate()
+            try:
+                process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -70,22 +100,15 @@ def s3_server(folder: Path, *, bucket: str = "chatsearch") -> Iterator[S3Server]
     identities = folder / "identities.json"
     identities.write_text(json.dumps(_identities(access_key, secret_key)))
     s3_port, *others = free_ports(8)
-    log = folder / "weed.log"
-    server = S3Server(f"http://{LOOPBACK}:{s3_port}", access_key, secret_key, bucket, log)
-    with log.open("wb") as sink, _environment(server.environment):
-        process = subprocess.Popen(
-            _command(weed, folder, identities, s3_port, others), stdout=sink, stderr=subprocess.STDOUT, cwd=folder
-        )
+    endpoint, log = f"http://{LOOPBACK}:{s3_port}", folder / "weed.log"
+    command = tuple(_command(weed, folder, identities, s3_port, others))
+    server = S3Server(endpoint, access_key, secret_key, bucket, log, command)
+    with _environment(server.environment):
         try:
-            _create_bucket(server, process)
+            server.start()
             yield server
         finally:
-            process.terminate()
-            try:
-                process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            server.stop()
 
 
 def _identities(access_key: str, secret_key: str) -> dict[str, object]:

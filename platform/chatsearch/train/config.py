@@ -143,6 +143,9 @@ class TrainConfig(Config):
     keep_checkpoints: PositiveInt = runtime(2)
     max_failures: int = runtime(3, ge=0)
     """Worker deaths from which the run recovers by itself. Nodes whose end the cloud announces to Ray do not count."""
+    store_patience_s: float = runtime(600.0, ge=0.0, le=1200.0)
+    """How long a run waits for an object store that has gone away: where it reads, and for its last checkpoint and the bundle. A
+    checkpoint before the last is tried until the next is due, while steps go on. Workers wait for each other for 30 minutes."""
     max_rejected_fraction: float = runtime(0.05, ge=0.0, le=1.0)
     """The run fails when a larger share of its documents, and more than ten of them, gives no example."""
     cpus_per_worker: PositiveFloat = runtime(1.0)

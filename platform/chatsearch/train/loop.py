@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from chatsearch.data.pack import Batch
 from chatsearch.data.plan import rank_slice
 from chatsearch.data.rejections import SHOWN
 from chatsearch.data.steps import StepBuilder
+from chatsearch.errors import StorageError
 from chatsearch.index.features import FeatureStore
 from chatsearch.model.bundle import num_parameters, write_bundle
-from chatsearch.storage import Folder, filesystem
+from chatsearch.patience import Patience
+from chatsearch.storage import Folder, filesystem, is_remote
 from chatsearch.train import checkpoint
 from chatsearch.train.checkpoint import SavedCheckpoint
 from chatsearch.train.config import TrainConfig
@@ -36,6 +39,8 @@ from chatsearch.train.trainer import Trainer
 from chatsearch.train.validation import Validator
 from chatsearch.train.worker import WorkerJob
 from chatsearch.train.writer import CheckpointWriter, find_checkpoint
+
+logger = logging.getLogger(__name__)
 
 
 def run_worker(job: WorkerJob) -> dict[str, Any]:
@@ -57,56 +62,40 @@ def run_worker(job: WorkerJob) -> dict[str, Any]:
     _check_memory(config)
 
     # ---- what the run starts from ---------------------------------------------------------------------------
-    start = load_start(config)
+    patient = partial(Patience, seconds=config.store_patience_s, say=job.sink.say)
+    start = patient(config.weights).insist(lambda: load_start(config))
     root = Folder(job.checkpoints)
-    saved, token = find_checkpoint(root, job.run)
+    patience = patient(root.uri)
+    saved, token = find_checkpoint(root, job.run, patience)
     if saved is None and not start.is_trained and config.heads.num_steps and rank == 0:
         job.sink.say(f"retrieval heads in closed form from the documents of {config.heads.num_steps} steps")
-    builder, trainer = assemble(config, start, fresh=saved is None)
+    builder, trainer = assemble(config, start, fresh=saved is None, say=job.sink.say)
 
     # ---- where it goes on: 1. its own newest whole checkpoint, 2. the starting weights --------------------------
     if saved is not None:
         if rank == 0:
             job.sink.say(f"goes on from the checkpoint of step {saved.manifest.step}")
-        trainer.restore(saved)
-        _adopt(saved, config)
+        patience.insist(partial(trainer.restore, saved))
+        _adopt(saved, job)
     first = saved.manifest.step if saved is not None else 0
 
     if first < config.steps:
         rehearse(trainer, lambda: builder.build(first, rank, world_size))
 
     # ---- the steps -------------------------------------------------------------------------------------------
-    reporter = Reporter(job, rank, torch.cuda.get_device_name(trainer.device) if config.use_gpu else None)
-    validator = Validator(trainer, builder) if config.validation.shards else None
-    writer = CheckpointWriter(root, run=job.run, token=token)
-    with writer, closing(_batches(builder, config, rank, world_size, first)) as steps:
-        arriving = Waiting(steps)
-        num_said = 0
-        for step, batches in arriving:
-            for reason in [reason for batch in batches for reason in batch.rejected][: SHOWN - num_said]:
-                job.sink.say(f"left out: {reason}")
-                num_said += 1
-            metrics = trainer.step(step, batches)
-            writer.raise_failed()
-            if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-                _report(writer.wait(), config)  # the one before
-                writer.start(step + 1, metrics, trainer.snapshot())
-            if validator is not None and config.validates_after(step + 1):
-                metrics = {**metrics, **validator.measure()}
-            reporter.after(step + 1, metrics, trainer.cost, arriving.take())
-        last = writer.wait()
-        _report(last, config)
+    writer = CheckpointWriter(root, run=job.run, token=token, say=job.sink.say)
+    with writer:
+        saved = _make_steps(job, builder, trainer, writer, first) or saved
 
     # ---- the bundle --------------------------------------------------------------------------------------------
-    saved = last or saved
     assert saved is not None
     if rank != 0:
         return {}
     num_rejected = int(saved.manifest.metrics.get("documents_rejected", 0))
     if num_rejected:
         job.sink.say(f"{num_rejected} of {config.steps * config.per_step} documents gave no example")
-    searcher = trainer.export(saved)
-    facts = write_bundle(Folder(config.output), searcher, start.vision, start.tokenizer)
+    searcher = patience.insist(partial(trainer.export, saved))
+    facts = patience.insist(lambda: write_bundle(Folder(config.output), searcher, start.vision, start.tokenizer))
     counts = {
         "parameters": num_parameters(searcher),
         "steps": config.steps,
@@ -115,23 +104,57 @@ def run_worker(job: WorkerJob) -> dict[str, Any]:
     return {"counts": counts, "facts": {**facts, "stage": config.stage, "last_step": saved.manifest.metrics}}
 
 
-def assemble(config: TrainConfig, start: Start, *, fresh: bool = True) -> tuple[StepBuilder, Trainer]:
+def _make_steps(
+    job: WorkerJob, builder: StepBuilder, trainer: Trainer, writer: CheckpointWriter, first: int
+) -> SavedCheckpoint | None:
+    """All steps from ``first`` on, with checkpoints and reports; returns the last checkpoint, None where no step was left."""
+    config, rank = job.config, dist.get_rank()
+    reporter = Reporter(job, rank, torch.cuda.get_device_name(trainer.device) if config.use_gpu else None)
+    validator = None
+    if config.validation.shards:
+        patience = Patience(config.validation.shards, config.store_patience_s, job.sink.say)
+        validator = patience.insist(lambda: Validator(trainer, builder))
+    num_said = 0
+    with closing(_batches(builder, config, rank, dist.get_world_size(), first)) as steps:
+        arriving = Waiting(steps)
+        for step, batches in arriving:
+            for reason in [reason for batch in batches for reason in batch.rejected][: SHOWN - num_said]:
+                job.sink.say(f"left out: {reason}")
+                num_said += 1
+            metrics = trainer.step(step, batches)
+            writer.raise_failed()
+            if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+                _report(writer.wait(), job)  # the one before
+                writer.start(step + 1, metrics, trainer.snapshot())
+            if validator is not None and config.validates_after(step + 1):
+                metrics = {**metrics, **validator.measure()}
+            metrics = {**metrics, "checkpoints_failed": writer.num_failed}
+            reporter.after(step + 1, metrics, trainer.cost, arriving.take())
+        last = writer.finish(config.store_patience_s)
+        _report(last, job)
+    return last
+
+
+def assemble(
+    config: TrainConfig, start: Start, *, fresh: bool = True, say: Callable[[str], None] = logger.warning
+) -> tuple[StepBuilder, Trainer]:
     """The two halves of a worker: what makes batches and what learns from them. All ranks call it.
 
     Args:
         config: of the stage.
         start: its parts before the first step.
         fresh: no checkpoint will be restored, so what no weights are known for has to start somewhere.
+        say: takes what people should know of an object store that does not answer.
 
     Raises:
         TooManyRejectedError: the documents teach nothing.
         ConfigError: the heads' closed form finds too few pictures.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    builder = _step_builder(config, start)
+    builder = _step_builder(config, start, say)
     if fresh:
         check_documents(builder, config)
-    features = _features_for(config, start)
+    features = _features_for(config, start, say)
     if fresh and not start.is_trained:
         device = torch.device("cuda", torch.cuda.current_device()) if config.use_gpu else torch.device("cpu")
         searcher = start.searcher.to(device)
@@ -167,7 +190,7 @@ def _check_memory(config: TrainConfig) -> None:
         check_memory(config, host_memory(), where=f"host {platform.node()}", num_sharing=num_sharing)
 
 
-def _step_builder(config: TrainConfig, start: Start) -> StepBuilder:
+def _step_builder(config: TrainConfig, start: Start, say: Callable[[str], None]) -> StepBuilder:
     return StepBuilder(
         streams=config.streams,
         tokenizer=start.tokenizer,
@@ -178,14 +201,19 @@ def _step_builder(config: TrainConfig, start: Start) -> StepBuilder:
         num_micro_batches=config.accumulation,
         held_out=config.held_out if config.decontaminate else (),
         preprocess=None if config.features else start.vision.preprocessing,
+        store_patience_s=config.store_patience_s,
+        say=say,
     )
 
 
-def _features_for(config: TrainConfig, start: Start) -> Callable[[torch.device], FrozenFeatures]:
+def _features_for(
+    config: TrainConfig, start: Start, say: Callable[[str], None]
+) -> Callable[[torch.device], FrozenFeatures]:
     if not config.features:
         return lambda device: OnlineFeatures(start.vision, device)
-    store = FeatureStore.open(config.features)
-    return lambda device: StoredFeatures(store, device)
+    patience = Patience(config.features, config.store_patience_s, say)
+    store = patience.insist(lambda: FeatureStore.open(config.features))
+    return lambda device: patience.insist(lambda: StoredFeatures(store, device))
 
 
 def _sample_names(builder: StepBuilder, world_size: int) -> Callable[[int, int], list[str]]:
@@ -210,24 +238,31 @@ def _batches(
     yield from rank_batches(builder, rank, world_size, start=first, stop=config.steps, loader=config.loader)
 
 
-def _adopt(saved: SavedCheckpoint, config: TrainConfig) -> None:
+def _adopt(saved: SavedCheckpoint, job: WorkerJob) -> None:
     """Report a checkpoint that was whole when the last attempt died, but not reported yet: Ray deletes only what it knows."""
-    if config.num_workers == 0:
+    if job.config.num_workers == 0:
         return
     import ray.train
 
     known = ray.train.get_checkpoint()
     if known is None or Path(known.path).name < Path(saved.folder.uri).name:
-        _report(saved, config)
+        _report(saved, job)
 
 
-def _report(saved: SavedCheckpoint | None, config: TrainConfig) -> None:
+def _report(saved: SavedCheckpoint | None, job: WorkerJob) -> None:
     """Let go of checkpoints that are too many; Ray Train does it when every rank reports, which is a barrier."""
     if saved is None:
         return
-    if config.num_workers == 0:
-        if dist.get_rank() == 0:
-            checkpoint.prune(Folder(saved.folder.uri.rpartition("/")[0]), config.keep_checkpoints)
+    if job.config.num_workers == 0:
+        if dist.get_rank() != 0:
+            return
+        root = Folder(saved.folder.uri.rpartition("/")[0])
+        try:
+            checkpoint.prune(root, job.config.keep_checkpoints)
+        except StorageError as error:
+            if not is_remote(root.uri):
+                raise
+            job.sink.say(f"old checkpoints stay for now: {error}")
         return
     import ray.train
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from chatsearch.errors import (
@@ -18,6 +18,7 @@ from chatsearch.errors import (
 from chatsearch.kinds import DOCUMENT_SHARDS, FEATURE_STORE, MODEL_BUNDLE, MODEL_WEIGHTS
 from chatsearch.manifest import Artefact, Manifest, begin_output, fingerprint, open_artefact, read_manifest
 from chatsearch.model.layout import BUNDLE_FILES
+from chatsearch.patience import Patience
 from chatsearch.storage import Folder, filesystem, resolve
 from chatsearch.tracking.tracker import NullTracker, Tracker
 from chatsearch.train.config import TrainConfig
@@ -55,17 +56,17 @@ def train(config: TrainConfig, tracker: Tracker | None = None) -> Artefact:
     made = _run_locally(config, run, tracker) if config.num_workers == 0 else _run_on_ray(config, run, tracker)
     for name, value in made["facts"]["last_step"].items():
         tracker.log_metrics({f"final_{name}": value})
-    check_bundle(output.folder)
-    return output.commit(counts=made["counts"], files=BUNDLE_FILES, facts=made["facts"])
+    patience = Patience(config.output, config.store_patience_s)
+    check_bundle(output.folder, patience.insist(output.folder.sizes))
+    return patience.insist(lambda: output.commit(counts=made["counts"], files=BUNDLE_FILES, facts=made["facts"]))
 
 
-def check_bundle(folder: Folder) -> None:
-    """Check that what rank 0 has written is here, where the manifest is going to be.
+def check_bundle(folder: Folder, present: Collection[str]) -> None:
+    """Check that what rank 0 has written is among the files that are seen here, where the manifest is going to be.
 
     Raises:
         StorageError: a file is not; the checkpoints stay.
     """
-    present = folder.sizes()
     missing = [name for name in BUNDLE_FILES if name not in present]
     if missing:
         raise StorageError(
@@ -175,7 +176,8 @@ def _run_on_ray(config: TrainConfig, run: str, tracker: Tracker) -> dict[str, An
     import ray
 
     config = whole_workers(config)
-    check_capacity(config, ray.cluster_resources() if ray.is_initialized() else None)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]] if ray.is_initialized() else None
+    check_capacity(config, nodes)
     from chatsearch.train.progress import BoardSink, Display, following
     from chatsearch.train.worker import WorkerJob
 
@@ -241,17 +243,17 @@ def whole_workers(config: TrainConfig) -> TrainConfig:
     return config.replace(cpus_per_worker=cpus, loader=loader.replace(cpus_per_task=0.0))
 
 
-def check_capacity(config: TrainConfig, available: Mapping[str, float] | None) -> None:
+def check_capacity(config: TrainConfig, nodes: Sequence[Mapping[str, float]] | None) -> None:
     """Refuse at once what Ray would wait for without end.
 
     Args:
         config: what is wanted.
-        available: resources of the cluster as Ray counts them; None when there is no session.
+        nodes: resources of each node of the cluster as Ray counts them; None when there is no session.
 
     Raises:
         ClusterError: naming what is there and what is needed.
     """
-    if available is None:
+    if nodes is None:
         raise ClusterError(
             "No Ray session is running. Start one with chatsearch.session.ray_session(), or set num_workers=0."
         )
@@ -259,18 +261,29 @@ def check_capacity(config: TrainConfig, available: Mapping[str, float] | None) -
         return
     loader = config.loader
     least = config.min_workers or config.num_workers
+    field = "min_workers" if config.min_workers else "num_workers"
     needed = {
         "CPU": least * (config.cpus_per_worker + loader.num_tasks * loader.cpus_per_task),
         "GPU": float(least if config.use_gpu else 0),
     }
     for name, amount in needed.items():
-        held = available.get(name, 0.0)
+        held = sum(node.get(name, 0.0) for node in nodes)
         if held < amount:
-            field = "min_workers" if config.min_workers else "num_workers"
             raise ClusterError(
                 f"{least} workers need {amount:g} {name}s with their data tasks, the cluster has {held:g}. Lower {field}, "
                 "cpus_per_worker or loader.cpus_per_task, add nodes, or set autoscaling=true if the cluster adds them by itself."
             )
+
+    each = {"CPU": config.cpus_per_worker, **({"GPU": 1.0} if config.use_gpu else {})}
+    # A worker lies on one node. Data tasks are small and may lie anywhere.
+    num_fitting = sum(math.floor(min(node.get(name, 0.0) / each[name] for name in each) + 1e-9) for node in nodes)
+    if num_fitting < least:
+        wanted = " and ".join(f"{amount:g} {name}s" for name, amount in each.items())
+        held_by = "; ".join(" and ".join(f"{node.get(name, 0.0):g} {name}s" for name in each) for node in nodes)
+        raise ClusterError(
+            f"A worker needs {wanted} on one node, {least} are wanted and the nodes have room for {num_fitting}: {held_by}. Lower "
+            f"{field} or cpus_per_worker, take larger nodes, or set autoscaling=true if the cluster adds them by itself."
+        )
 
 
 def _last_line(error: BaseException) -> str:

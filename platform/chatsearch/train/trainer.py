@@ -232,6 +232,7 @@ class Trainer:
         """Go back to a checkpoint that was found whole, written by any number of ranks. All ranks call it.
 
         Raises:
+            StorageError: its store failed; nothing has changed, and it may be called again.
             CorruptArtefactError: part of the state is not in it, named.
             FingerprintMismatchError: it was made with another schedule of learning rates.
         """
@@ -278,6 +279,7 @@ class Trainer:
         """The searcher in fp32 on the CPU, from the masters of a whole checkpoint, without adapters. One rank calls it.
 
         Raises:
+            StorageError: its store failed.
             CorruptArtefactError: a trained weight is not in it.
         """
         with tempfile.TemporaryDirectory(prefix="chatsearch-export-") as scratch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from chatsearch.errors import ChatSearchError, ClusterError, StorageError
+from chatsearch.errors import ChatSearchError, ClusterError, StorageError, UnreachableStoreError
 from chatsearch.train.config import TrainConfig
 from chatsearch.train.progress import Sink
 
@@ -39,6 +39,9 @@ def train_worker(settings: dict[str, WorkerJob]) -> dict[str, Any]:
 
     try:
         return run_worker(job)
+    except UnreachableStoreError as error:  # it has been waited for already
+        job.sink.give_up(error)
+        raise
     except _RETRIED:
         raise
     except ChatSearchError as error:

@@ -230,24 +230,40 @@ def test_too_few_resources_are_refused_at_once(folder: Path) -> None:
     with pytest.raises(ClusterError, match="No Ray session"):
         check_capacity(config, None)
     with pytest.raises(ClusterError, match=r"4 workers need 6 CPUs with their data tasks, the cluster has 2"):
-        check_capacity(config, {"CPU": 2.0})
+        check_capacity(config, [{"CPU": 2.0}])
     with pytest.raises(ClusterError, match="4 GPUs"):
-        check_capacity(config.replace(use_gpu=True), {"CPU": 64.0, "GPU": 1.0})
-    check_capacity(config, {"CPU": 6.0})
-    check_capacity(config.replace(autoscaling=True), {"CPU": 1.0})
+        check_capacity(config.replace(use_gpu=True), [{"CPU": 64.0, "GPU": 1.0}])
+    check_capacity(config, [{"CPU": 6.0}])
+    check_capacity(config.replace(autoscaling=True), [{"CPU": 1.0}])
+
+
+def test_a_worker_that_fits_on_no_node_is_refused_though_all_nodes_together_would_hold_it(folder: Path) -> None:
+    config = tiny_training(folder, num_workers=2, cpus_per_worker=4)
+    with pytest.raises(
+        ClusterError, match=r"needs 4 CPUs on one node, 2 are wanted and the nodes have room for 0: 2 CPUs; 2 CPUs"
+    ):
+        check_capacity(config, [{"CPU": 2.0}] * 5)
+    with pytest.raises(ClusterError, match="room for 1: 6 CPUs; 3 CPUs"):
+        check_capacity(config, [{"CPU": 6.0}, {"CPU": 3.0}])
+    check_capacity(config, [{"CPU": 9.0}])
+    check_capacity(config, [{"CPU": 4.0}, {"CPU": 4.0}, {"CPU": 1.0}])
+    check_capacity(config.replace(cpus_per_worker=0.1), [{"CPU": 0.3}, {"CPU": 1.0}])
+    with pytest.raises(ClusterError, match="4 CPUs and 1 GPUs on one node, 2 are wanted and the nodes have room for 1"):
+        check_capacity(config.replace(use_gpu=True), [{"CPU": 5.0, "GPU": 2.0}, {"CPU": 5.0}])
+    check_capacity(config.replace(min_workers=1), [{"CPU": 4.0}, {"CPU": 3.0}])
 
 
 def test_a_range_of_workers_needs_room_for_the_fewest_each_with_its_data_tasks(folder: Path) -> None:
     config = tiny_training(folder, num_workers=4, min_workers=2)
     whole = whole_workers(config)
     assert (whole.cpus_per_worker, whole.loader.cpus_per_task) == (2.0, 0.0)  # 1 + 0.5, rounded up
-    check_capacity(whole, {"CPU": 4.0})
+    check_capacity(whole, [{"CPU": 4.0}])
     with pytest.raises(
         ClusterError, match=r"2 workers need 4 CPUs with their data tasks, the cluster has 3\. Lower min_workers"
     ):
-        check_capacity(whole, {"CPU": 3.0})
+        check_capacity(whole, [{"CPU": 3.0}])
     with pytest.raises(ClusterError, match="2 workers need 2 GPUs"):
-        check_capacity(whole.replace(use_gpu=True), {"CPU": 64.0, "GPU": 1.0})
+        check_capacity(whole.replace(use_gpu=True), [{"CPU": 64.0, "GPU": 1.0}])
     fixed = config.replace(min_workers=None)
     assert whole_workers(fixed) == fixed
 
