@@ -95,7 +95,7 @@ def test_a_store_that_goes_away_and_comes_back_costs_no_step(
         server.start()
         run.process.wait(timeout=600)
         assert run.process.returncode == 0, run.said[-3000:]
-    assert "answers again, after" in run.said
+    assert "answers again" in run.said
     told = [line.split() for line in run.said.splitlines() if line.startswith("told ")]
     assert [int(step) for _, step, _ in told] == list(range(1, 41)), "no step is missing"
     assert int(told[-1][2]) > 0, "checkpoints that were not saved are counted"

@@ -193,7 +193,8 @@ class CheckpointWriter:
         dist.broadcast_object_list(box, src=0, group=self._group)
         manifest = _raised(box)[0]
         self._given_up.remove(target)
-        if dist.get_rank() == 0:
+        if dist.get_rank() == 0 and self._given_up:
+            self._say(f"the store answers again, the checkpoint of step {step} is saved")
             self._sweep()
         return SavedCheckpoint(target, manifest)
 
