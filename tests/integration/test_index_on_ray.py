@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import threading
-import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from chatsearch.errors import CorruptArtefactError
 from chatsearch.index.build import build_index
@@ -48,30 +48,29 @@ def test_lists_learnt_in_a_task_serve_all_shards(tmp_path: Path) -> None:
     assert index.search(queries_BD, 10, parameters=everywhere) == oracle.search(queries_BD, 10)
 
 
-def test_killed_workers_cost_only_their_work(tmp_path: Path) -> None:
-    gallery = make_gallery(str(tmp_path), 6000)
-    killed: list[str] = []
-    stop = threading.Event()
+class DyingTasks(RayTasks):
+    """The first worker that takes up a function kills itself by SIGKILL when its work is done, before it is told."""
 
-    def kill() -> None:
-        """One worker in each of two kinds of work."""
-        while not stop.is_set() and len(killed) < 2:
-            for process in psutil.process_iter(["cmdline"]):
-                name = "".join(process.info["cmdline"] or [])[:40].strip()
-                if name in ("ray::project_share", "ray::build_shard") and name not in killed:
-                    os.kill(process.pid, signal.SIGKILL)
-                    killed.append(name)
-            time.sleep(0.001)
+    def start(self, function: Callable[..., Any], *arguments: Any, num_results: int = 1) -> Any:
+        return super().start(die_first, os.environ["DYING_NOTES"], function, *arguments, num_results=num_results)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
-        index = build_index(gallery.config(8, "killed"), workforce=TASKS)
-    finally:
-        stop.set()
-        killer.join()
-    assert killed, "no worker was seen at work"
-    assert index.manifest.files == build_index(gallery.config(8, "calm")).manifest.files
+
+def die_first(notes: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    result = function(*arguments)
+    with contextlib.suppress(FileExistsError):
+        Path(notes, function.__name__).touch(exist_ok=False)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+
+def test_killed_workers_cost_only_their_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    monkeypatch.setenv("DYING_NOTES", str(notes))
+    gallery = make_gallery(str(tmp_path), 2000)
+    index = build_index(gallery.config(4, "killed", kind="sq8"), workforce=DyingTasks(num_cpus=0.5))
+    assert {path.name for path in notes.iterdir()} == {"project_share", "learn", "build_shard"}
+    assert index.manifest.files == build_index(gallery.config(4, "calm", kind="sq8")).manifest.files
 
 
 def test_what_a_task_finds_wrong_comes_out_by_name(tmp_path: Path) -> None:

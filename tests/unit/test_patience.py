@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import threading
 
@@ -61,6 +62,8 @@ def test_one_that_stays_away_is_named_with_how_long_it_was_waited_for() -> None:
         ("/data/run", StorageError("The disk is full.")),
         (URI, ConfigError("wrong")),
         (URI, FileNotFoundError("it")),
+        (URI, OSError(errno.ENOSPC, "No space left on device")),
+        (URI, OSError("AWS Error ACCESS_DENIED during PutObject operation")),
     ],
 )
 def test_what_does_not_come_back_is_raised_at_once(uri: str, error: Exception) -> None:

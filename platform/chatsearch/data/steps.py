@@ -134,7 +134,7 @@ class StepBuilder:
             samples = rank_slice(self.plan.step(step), rank, world_size)
             return [self._batch(rank_slice(samples, n, self.num_micro_batches)) for n in range(self.num_micro_batches)]
 
-        uris = [stream.shards for stream in self.streams]
+        uris = [*(stream.shards for stream in self.streams), *self.held_out]
         return Patience(next(filter(is_remote, uris), ""), self.store_patience_s, self.say).insist(share)
 
     def _batch(self, samples: Sequence[Sample]) -> Batch:

@@ -42,7 +42,7 @@ MIN_QUERIES = 100
 MAX_QUERIES = 500
 RERANKED: Mapping[str, tuple[int, ...]] = {
     "": (10, 20, 40, 80, 160),
-    "nprobe": (20, 50, 100, 200, 400),
+    "nprobe": (20, 100, 400),
     "ef_search": (10,),
 }
 """Candidates whose exact scores decide, by what else a kind is told; the vectors of a graph are exact already."""
@@ -124,8 +124,9 @@ def settle(
         InputError: a search parameter is none of the kind's, or there are too few queries.
     """
     num_items = sum(map(len, shards))
-    lists = min(config.num_lists, len(store)) or num_lists(num_items // len(shards))
-    if num_items < MIN_ROWS:
+    num_pictures = min(num_items, len(store))
+    lists = min(config.num_lists, len(store)) or num_lists(num_pictures // len(shards))
+    if num_pictures < MIN_ROWS:
         return Method("flat", lists, {}), None
     if queries is None:
         given = SearchParameters(**config.search.given()).over(_defaults(config.kind, lists), config.kind)

@@ -2,7 +2,7 @@
 
 Parts of the store are projected and dealt to the shards (:mod:`chatsearch.index.shares`), each of which is then built by itself
 (:mod:`chatsearch.index.shard_work`). A :class:`~chatsearch.index.workforce.Workforce` says where. An index of kind ``flat``,
-``fp16`` or ``sq8`` has the same bytes wherever it was built.
+``fp16`` or ``sq8`` has the same bytes wherever it was built on machines of one kind.
 
 Shape suffixes: N pictures, M items of a shard.
 """
@@ -28,7 +28,7 @@ from chatsearch.index.shares import deal, picture_rows, project_share
 from chatsearch.index.watch import PeakMemory
 from chatsearch.index.workforce import Here, Workforce
 from chatsearch.kinds import GALLERY_INDEX
-from chatsearch.manifest import Artefact, begin_output, hash_ids
+from chatsearch.manifest import Artefact, Output, begin_output, fingerprint, hash_ids, read_manifest
 from chatsearch.types import GalleryItem, faiss_id
 
 MAX_RECORDED_FIELDS = 1000
@@ -67,17 +67,23 @@ def build_index(
     queries = open_queries(config, projection)
     if queries is not None:
         inputs["queries"] = queries.fingerprint
-    output = begin_output(config.output, GALLERY_INDEX, config, inputs, overwrite=config.overwrite)
-    if output.finished:
-        return output.finished
+    output: Output | None = None
+    held = read_manifest(config.output)
+    if held is None or not config.overwrite or held.fingerprint == fingerprint(GALLERY_INDEX, config, inputs):
+        output = begin_output(config.output, GALLERY_INDEX, config, inputs, overwrite=config.overwrite)
+        if output.finished:
+            return output.finished
     memory = PeakMemory()
     items = store.items()
     shards = split_items(items, config.num_shards, where=store.uri)
     try:
         method, tuning = settle(config, queries, shards, store, projection, clock=clock)
     except (ConfigError, InputError):
-        output.withdraw()  # other budgets are another index, which this place is still free for
+        if output:
+            output.withdraw()  # other budgets are another index, which this place is still free for
         raise
+    # What another index holds is deleted only now, for one that can be built.
+    output = output or begin_output(config.output, GALLERY_INDEX, config, inputs, overwrite=True)
     forecast = None
     if method.kind == "flat" and tuning is None and workforce is None:
         forecast = forecast_build(

@@ -18,10 +18,12 @@ from chatsearch.index.vectors import Float32, score_error
 
 _FAISS: Any = faiss
 """Its annotations are those of C++: they know neither keywords nor arrays."""
-_BLAS_FROM = 1536
-"""Numbers of all queries of a batch (P times D) from which FAISS multiplies matrices instead of scanning the rows for each query. Its own
-128,000 come too late: for 64 queries of 256 numbers the product takes a ninth of the scans' time, for one or two it takes twice as long."""
-_FAISS.cvar.distance_compute_blas_threshold = _BLAS_FROM
+_LATE_BLAS, _BLAS_FROM = 128_000, 1536
+"""Numbers of all queries of a batch (P times D) from which FAISS 1.15 multiplies matrices instead of scanning the rows for each query, and
+from which it does here: for 64 queries of 256 numbers the product takes a ninth of the scans' time, for one or two it takes twice as
+long. Other versions count queries, and start at 20."""
+if _FAISS.cvar.distance_compute_blas_threshold == _LATE_BLAS:
+    _FAISS.cvar.distance_compute_blas_threshold = _BLAS_FROM
 
 
 def nearest(

@@ -173,8 +173,11 @@ class FoldedGallery:
         if self._proposals is None:
             scored = self._all_rows(folded_BD, exclusions)
         else:
-            num = max(k, min(num_proposed or PROPOSED_PER_HIT * k, MAX_K))
-            scored = self._proposed_rows(folded_BD, self._proposals.search(folded_BD, num, exclusions, parameters))
+            num = min(PROPOSED_PER_HIT * k, MAX_K) if num_proposed is None else check_k(num_proposed)
+            if num < k:
+                raise InputError(f"num_proposed={num} is less than k={k}. Ask for more proposals, or leave it out.")
+            proposed = self._proposals.search(folded_BD / lengths_B[:, None], num, exclusions, parameters)
+            scored = self._proposed_rows(folded_BD, proposed)
         return [
             self._rank(self._candidates(rows_K, scores_K, length, k), query_d, k)
             for (rows_K, scores_K), length, query_d in zip(scored, lengths_B.tolist(), queries_Bd, strict=True)
@@ -242,5 +245,5 @@ def _check_proposals(proposals: GalleryIndex, store: FeatureStore) -> None:
         if ours != theirs:
             raise FingerprintMismatchError(
                 f"Index {proposals.artefact.uri} has {what} {ours}; proposals for store {store.uri} take {theirs}. Build them: python -m "
-                f"jobs.index --set raw=true --set features={store.uri} --set output=NEW_URI"
+                f"jobs.index --set raw=true --set model= --set features={store.uri} --set output=NEW_URI"
             )

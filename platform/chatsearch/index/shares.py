@@ -73,7 +73,7 @@ def project_rows(store: FeatureStore, projection: Projection | RawFeatures, rows
         CorruptArtefactError: if features are not finite.
     """
     taken_R, places_M = np.unique(rows_M, return_inverse=True)
-    shares = deal(store.parts, store.rows_per_part, [taken_R])
+    shares = (share for share in deal(store.parts, store.rows_per_part, [taken_R]) if len(share.rows[0]))
     return np.concatenate([project_share(store.uri, projection.uri, share)[0] for share in shares])[places_M]
 
 
@@ -87,15 +87,19 @@ def project_share(features: str, model: str, share: Share) -> list[Float32]:
 
     Raises:
         ArtefactError: if either is not there or damaged.
-        CorruptArtefactError: if features are not finite.
+        CorruptArtefactError: if features that are taken are not finite.
     """
     store = FeatureStore.open(features)
     projection = projection_of(model, store)
-    blocks = []
+    needed_R = np.unique(np.concatenate(share.rows))
+    blocks, first = [np.empty((0, projection.dimension), np.float32)], 0
     for name in share.parts:
         hashes, cls_PD = store.part_cls(name)
-        vectors_Pd = projection.apply(cls_PD)
-        check_directions(np.asarray(np.isfinite(vectors_Pd).all(axis=1)), hashes, where=f"{name} of {store.uri}")
-        blocks.append(vectors_Pd)
-    vectors_Pd = np.concatenate(blocks)
-    return [vectors_Pd[rows] for rows in share.rows]
+        rows_R = _between(needed_R, first, first + len(hashes))
+        vectors_Rd = projection.apply(cls_PD[rows_R])
+        finite_R = np.asarray(np.isfinite(vectors_Rd).all(axis=1))
+        check_directions(finite_R, [hashes[row] for row in rows_R.tolist()], where=f"{name} of {store.uri}")
+        blocks.append(vectors_Rd)
+        first += len(hashes)
+    vectors_Rd = np.concatenate(blocks)
+    return [vectors_Rd[np.searchsorted(needed_R, rows)] for rows in share.rows]

@@ -18,7 +18,7 @@ class RayTasks:
     """A :class:`~chatsearch.index.workforce.Workforce` of a running Ray session. Results stay in its object store."""
 
     num_cpus: float = 1.0
-    """Processors that each task asks for, and threads that FAISS takes there."""
+    """Processors that each task asks for."""
 
     def start(self, function: Callable[..., Any], *arguments: Any, num_results: int = 1) -> Any:
         """See :class:`~chatsearch.index.workforce.Workforce`."""
@@ -28,9 +28,15 @@ class RayTasks:
         return task.remote(*arguments)
 
     def results(self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-        """See :class:`~chatsearch.index.workforce.Workforce`. All are begun before the first is waited for."""
+        """See :class:`~chatsearch.index.workforce.Workforce`. All are begun before the first is waited for; when one fails, or nobody
+        waits any more, the others are cancelled."""
         begun = [self.start(function, *some) for some in arguments]
-        return (self.value(result) for result in begun)
+        try:
+            for result in begun:
+                yield self.value(result)
+        finally:
+            for result in begun:
+                ray.cancel(result)
 
     def value(self, result: Any) -> Any:
         """See :class:`~chatsearch.index.workforce.Workforce`."""

@@ -32,6 +32,8 @@ from chatsearch.train.checkpoint import CheckpointManifest, SavedCheckpoint
 from chatsearch.train.state import TensorFile
 
 logger = logging.getLogger(__name__)
+_MOST_FAILED = 10
+"""So many checkpoints that are given up one after the other end the run: too much of it would hang on a store that may not come back."""
 _PATIENCE_S = 60.0
 """How long a run that ends with an error waits for the checkpoint under way: the other ranks may be gone."""
 _SAVE_TIMEOUT = timedelta(days=1)
@@ -102,6 +104,7 @@ class CheckpointWriter:
         self._given_up: list[Folder] = []
         self.num_failed = 0
         """Checkpoints that were given up."""
+        self._num_failed_in_row = 0
 
     def start(self, step: int, metrics: Mapping[str, float], files: Sequence[TensorFile]) -> None:
         """Begin to write the checkpoint of ``step`` updates from this rank's files; returns at once.
@@ -119,11 +122,17 @@ class CheckpointWriter:
         """Wait until the checkpoint under way is whole; returns it, or None where there is none or the store does not answer.
 
         Raises:
+            UnreachableStoreError: for the tenth time in a row.
             ChatSearchError: a rank could not write its files; the error is the same on every rank.
         """
         try:
-            return self.finish(0.0)
+            saved = self.finish(0.0)
+            self._num_failed_in_row = 0
+            return saved
         except UnreachableStoreError as error:
+            self._num_failed_in_row += 1
+            if self._num_failed_in_row == _MOST_FAILED:
+                raise
             self._error = None
             self.num_failed += 1
             if dist.get_rank() == 0:

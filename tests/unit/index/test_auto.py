@@ -171,6 +171,15 @@ def test_a_finished_index_is_left_alone_and_budgets_are_part_of_what_it_is(built
     assert "min_recall" not in gallery.config().content(), "indices of other kinds stay what they are"
 
 
+def test_budgets_that_nothing_keeps_cost_no_finished_index(gallery: Gallery) -> None:
+    held = build_index(gallery.config(2, "held"))
+    before = contents(held.uri)
+    with pytest.raises(ConfigError, match="max_bytes=10 allows no kind"):
+        build_index(config(gallery, "held", max_bytes=10, overwrite=True))
+    assert contents(held.uri) == before
+    assert GalleryIndex.open(held.uri).num_items == NUM_PICTURES
+
+
 def test_query_vectors_are_asked_for_by_name(gallery: Gallery, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"python -m jobs\.queries .*--set model={gallery.model}"):
         build_index(gallery.config(1, "never", kind="auto"))

@@ -121,11 +121,15 @@ def test_an_index_over_raw_features_is_taken_for_nothing_else(tmp_path: Path) ->
         (build_index(other.config(name="raw", model="", raw=True)), "features"),
     ):
         with pytest.raises(
-            FingerprintMismatchError, match=rf"has {what} .*--set raw=true --set features={gallery.features}"
+            FingerprintMismatchError,
+            match=rf"has {what} .*--set raw=true --set model= --set features={gallery.features}",
         ):
             FoldedGallery.open(norms.uri, proposals=GalleryIndex(index))
     with pytest.raises(InputError, match="looks at all rows"):
         FoldedGallery.open(norms.uri).search(np.ones((1, RETRIEVAL_DIM)), 5, num_proposed=20)
+    proposed = FoldedGallery.open(norms.uri, proposals=GalleryIndex(raw))
+    with pytest.raises(InputError, match="num_proposed=4 is less than k=5"):
+        proposed.search(np.ones((1, RETRIEVAL_DIM)), 5, num_proposed=4)
     with pytest.raises(ConfigError, match="raw=true is for no model"):
         gallery.config(raw=True)
     with pytest.raises(ConfigError, match="kind=auto chooses by query vectors"):
