@@ -19,7 +19,7 @@ from chatsearch.kinds import DOCUMENT_SHARDS, FEATURE_STORE, MODEL_BUNDLE, MODEL
 from chatsearch.manifest import Artefact, Manifest, begin_output, fingerprint, open_artefact, read_manifest
 from chatsearch.model.layout import BUNDLE_FILES
 from chatsearch.patience import Patience
-from chatsearch.storage import Folder, filesystem, resolve
+from chatsearch.storage import Folder, filesystem, is_remote, resolve
 from chatsearch.tracking.tracker import NullTracker, Tracker
 from chatsearch.train.config import TrainConfig
 from chatsearch.train.disk import check_disk
@@ -188,7 +188,43 @@ def _run_on_ray(config: TrainConfig, run: str, tracker: Tracker) -> dict[str, An
 
 
 def _fit(job: WorkerJob) -> dict[str, Any]:
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train import TrainingFailedError
+
+    config = job.config
+    try:
+        result = _fitted(job)
+    except TrainingFailedError as error:
+        known = job.sink.given_up()
+        if known is not None:
+            raise known from error
+        raise TrainingError(
+            f"Training stopped after {config.max_failures} restarts: {_last_line(error)}. The checkpoints in "
+            f"{job.checkpoints} stay; run the same command again to go on from the newest."
+        ) from error
+    if "error" in result.return_value:
+        raise result.return_value["error"]
+    return result.return_value
+
+
+def _fitted(job: WorkerJob) -> Any:
+    """Ray Train's result. Its controller keeps notes beside the checkpoints, and ends with all workers when it cannot write them:
+    it is started again once the store answers, and goes on from the newest checkpoint."""
+    from ray.train import ControllerError
+
+    config, root = job.config, Folder(job.checkpoints)
+    for _ in range(config.max_failures):
+        try:
+            return _trainer(job).fit()
+        except ControllerError as error:
+            if not (is_remote(root.uri) and isinstance(error.controller_failure, OSError)):
+                raise
+            logger.warning("%s Training goes on from its newest checkpoint when the store answers.", _last_line(error))
+        Patience(root.uri, config.store_patience_s).insist(root.sizes)
+    return _trainer(job).fit()
+
+
+def _trainer(job: WorkerJob) -> Any:
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     from chatsearch.train.worker import train_worker
@@ -197,7 +233,7 @@ def _fit(job: WorkerJob) -> dict[str, Any]:
     fs, storage = filesystem(Folder(config.output).child(CHECKPOINTS).uri)
     resources = {"CPU": config.cpus_per_worker, **({"GPU": 1.0} if config.use_gpu else {})}
     workers: Any = (config.min_workers, config.num_workers) if config.min_workers else config.num_workers
-    trainer = TorchTrainer(
+    return TorchTrainer(
         train_worker,  # type: ignore[arg-type]  # annotated as returning nothing; its result is Result.return_value
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
@@ -215,19 +251,6 @@ def _fit(job: WorkerJob) -> dict[str, Any]:
             checkpoint_config=CheckpointConfig(num_to_keep=config.keep_checkpoints),
         ),
     )
-    try:
-        result: Any = trainer.fit()
-    except TrainingFailedError as error:
-        known = job.sink.given_up()
-        if known is not None:
-            raise known from error
-        raise TrainingError(
-            f"Training stopped after {config.max_failures} restarts: {_last_line(error)}. The checkpoints in "
-            f"{job.checkpoints} stay; run the same command again to go on from the newest."
-        ) from error
-    if "error" in result.return_value:
-        raise result.return_value["error"]
-    return result.return_value
 
 
 def whole_workers(config: TrainConfig) -> TrainConfig:
