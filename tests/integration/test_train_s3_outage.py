@@ -47,6 +47,11 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server
         yield server
 
 
+NOT_SAVED = "could not be saved, training goes on"
+RESTARTED = "goes on from its newest checkpoint when the store answers"
+"""Said where the store goes away just when Ray Train writes its own notes."""
+
+
 class Run:
     """A training in a process of its own: Ray's processes read the keys from the environment in which they are started."""
 
@@ -91,14 +96,15 @@ def test_a_store_that_goes_away_and_comes_back_costs_no_step(
         run.wait_until(lambda: "calm\n" in run.said)
         run.wait_until(lambda: len(whole_checkpoints(f"{uri}/model")) > 0)
         server.kill()
-        run.wait_until(lambda: "could not be saved, training goes on" in run.said)
+        run.wait_until(lambda: NOT_SAVED in run.said or RESTARTED in run.said)
         server.start()
         run.process.wait(timeout=600)
         assert run.process.returncode == 0, run.said[-3000:]
-    assert "answers again" in run.said
     told = [line.split() for line in run.said.splitlines() if line.startswith("told ")]
     assert [int(step) for _, step, _ in told] == list(range(1, 41)), "no step is missing"
-    assert int(told[-1][2]) > 0, "checkpoints that were not saved are counted"
+    if RESTARTED not in run.said:
+        assert int(told[-1][2]) > 0, "checkpoints that were not saved are counted"
+        assert "answers again" in run.said
     ours, theirs = (open_artefact(name, "model-bundle", verify=True) for name in (f"{uri}/model", str(calm)))
     assert ours.manifest.files == theirs.manifest.files
     kept = whole_checkpoints(f"{uri}/model")
