@@ -76,9 +76,10 @@ def test_two_workers_take_the_same_steps_as_one(known, variant: int) -> None:
             assert (theirs["num_tokens"], theirs["num_images"]) == (mine["num_tokens"], mine["num_images"])
         assert torch.equal(other["ids"], alone["ids"])
         assert torch.equal(other["features"], alone["features"])
-        # Of all weights together: Adam can turn a rounded gradient near zero into a step of full size in one element.
+        # Of all weights together: Adam can turn a rounded gradient near zero into a step of full size in one element. How many such
+        # elements there are depends on the processor: without AVX-512 up to 2e-5 were seen.
         ours, theirs = (torch.cat([t.double().flatten() for t in k["weights"].values()]) for k in (alone, other))
-        assert (ours - theirs).norm() <= 1e-5 * ours.norm()
+        assert (ours - theirs).norm() <= 5e-5 * ours.norm()
 
 
 def test_every_rank_holds_the_same_bits(known) -> None:
