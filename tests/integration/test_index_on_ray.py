@@ -48,6 +48,16 @@ def test_lists_learnt_in_a_task_serve_all_shards(tmp_path: Path) -> None:
     assert index.search(queries_BD, 10, parameters=everywhere) == oracle.search(queries_BD, 10)
 
 
+def negative(number: int) -> int:
+    return -number
+
+
+def test_the_last_result_ends_nothing() -> None:
+    # Ray's driver aborts when a task is cancelled between its value's arrival and the end of its bookkeeping.
+    for _ in range(50):
+        assert list(TASKS.results(negative, [(1,), (2,), (3,)])) == [-1, -2, -3]
+
+
 class DyingTasks(RayTasks):
     """The first worker that takes up a function kills itself by SIGKILL when its work is done, before it is told."""
 

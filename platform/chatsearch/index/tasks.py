@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,13 +30,12 @@ class RayTasks:
     def results(self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         """See :class:`~chatsearch.index.workforce.Workforce`. All are begun before the first is waited for; when one fails, or nobody
         waits any more, the others are cancelled."""
-        begun = [self.start(function, *some) for some in arguments]
+        waiting = [self.start(function, *some) for some in arguments]
         try:
-            for result in begun:
-                yield self.value(result)
+            while waiting:
+                yield self.value(waiting.pop(0))
         finally:
-            for result in begun:
-                ray.cancel(result)
+            _cancel(waiting)
 
     def value(self, result: Any) -> Any:
         """See :class:`~chatsearch.index.workforce.Workforce`."""
@@ -44,3 +43,11 @@ class RayTasks:
             return ray.get(result)
         except ray.exceptions.RayError as error:
             raise named_cause(error) or error from error
+
+
+def _cancel(waiting: Sequence[Any]) -> None:
+    """Give up tasks, but not those that are done: a task whose value has just arrived is for a moment still pending in the driver's
+    books, and the driver aborts when it is cancelled then (Ray 2.60, ``Tried to complete task that was not pending``)."""
+    if waiting:
+        for result in ray.wait(list(waiting), num_returns=len(waiting), timeout=0, fetch_local=False)[1]:
+            ray.cancel(result)
