@@ -182,11 +182,12 @@ def compact_in_process(work: Compaction, begun: threading.Event) -> None:
     """Build a base in a process of its own, as a Ray task would."""
     program = (
         "import sys, json\n"
-        "from chatsearch.index.live.compact import Compaction, build_base\n"
+        "from chatsearch.index.live.background import build_base_in_background\n"
+        "from chatsearch.index.live.compact import Compaction\n"
         "from chatsearch.index.live.state import Version\n"
         "given = json.loads(sys.stdin.read())\n"
         "print('begun', flush=True)\n"
-        "build_base(Compaction(given[0], Version.model_validate(given[1]), *given[2:4], tuple(given[4])))\n"
+        "build_base_in_background(Compaction(given[0], Version.model_validate(given[1]), *given[2:4], tuple(given[4])))\n"
     )
     given = [work.gallery, work.version.model_dump(mode="json"), work.model, work.num_shards, work.without]
     process = subprocess.Popen(

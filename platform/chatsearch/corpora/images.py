@@ -14,7 +14,11 @@ MAX_PIXELS = 25_000_000
 MAX_ASPECT = 50
 """Longer side over shorter side. An encoder that scales the shorter side to its own size scales the longer one along: a
 picture of 65,535 x 1 pixels, small as it is, would fill tens of gigabytes."""
+MAX_SCANS = 100
+"""Passes of a progressive JPEG; encoders make about ten. One over nothing but zeros takes some 40 bytes and still goes over all
+pixels: 20 MB of them would keep a processor busy for hours."""
 FORMATS = ("JPEG", "PNG", "WEBP")
+_START_OF_SCAN = b"\xff\xda"
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:
@@ -43,6 +47,10 @@ def _open(data: bytes) -> ImageFile.ImageFile:
         )
     if getattr(image, "n_frames", 1) != 1:
         raise BadImageError("Picture has several frames; the limit is 1. Send one frame as a still picture.")
+    if image.info.get("progressive") and (scans := data.count(_START_OF_SCAN)) > MAX_SCANS:
+        raise BadImageError(
+            f"Picture is a JPEG of {scans} scans; the limit is {MAX_SCANS}. Save it again as a plain JPEG."
+        )
     return image
 
 
@@ -50,8 +58,8 @@ def decode_rgb(data: bytes) -> Image.Image:
     """The picture in RGB; transparency is put on white.
 
     Raises:
-        BadImageError: not JPEG, PNG or WebP, over 20 MB, 25 megapixels or one frame, thinner than 1 to 50, truncated or
-            corrupt.
+        BadImageError: not JPEG, PNG or WebP, over 20 MB, 25 megapixels, 100 scans or one frame, thinner than 1 to 50,
+            truncated or corrupt.
     """
     image = _open(data)
     try:

@@ -91,6 +91,19 @@ def test_a_panorama_is_accepted(size: tuple[int, int]) -> None:
     assert check_image(encoded(Image.new("L", size), "PNG")) == size
 
 
+def progressive(num_more: int) -> bytes:
+    """A progressive JPEG whose last pass is there so many times more."""
+    data = encoded(NOISE, "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * (1 + num_more) + data[-2:]
+
+
+def test_many_passes_over_one_picture_are_refused_before_the_first() -> None:
+    assert check_image(progressive(0)) == check_image(progressive(20)) == (120, 80)
+    with pytest.raises(BadImageError, match=r"JPEG of 10\d\d scans; the limit is 100"):
+        check_image(progressive(1000))
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from(["JPEG", "PNG", "WEBP"]), st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=6)
