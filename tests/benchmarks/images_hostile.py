@@ -24,9 +24,9 @@ _SIDE = 5000
 def hostile_files(seed: int = 0) -> Iterator[tuple[str, bytes]]:
     """Group and bytes of :data:`NUM_FILES` files."""
     rng = random.Random(seed)
-    small = {form: _saved(_noise(320, 240, rng), form) for form in ("JPEG", "PNG", "WEBP")}
+    small = {form: _saved(_noise(320, 240, 8, rng), form) for form in ("JPEG", "PNG", "WEBP")}
     packed = zlib.compress(bytes(100_000_000))
-    large = {form: _saved(_noise(_SIDE, _SIDE, rng), form) for form in ("JPEG", "PNG")}
+    large = {form: _saved(_noise(_SIDE, _SIDE, 100, rng), form) for form in ("JPEG", "PNG")}
     groups: list[tuple[str, int, Callable[[], bytes]]] = [
         ("claims too many pixels", 90, lambda: _claims(rng)),
         ("has too many pixels", 10, lambda: _png(_SIDE + rng.randrange(1, 200), _SIDE)),
@@ -45,7 +45,7 @@ def hostile_files(seed: int = 0) -> Iterator[tuple[str, bytes]]:
         ("is full of blocks", 20, lambda: _png(8, 8, extra=_chunk(b"tEXt", b"a\0b") * rng.randrange(20_000, 40_000))),
         ("is passed over often", 20, lambda: _passes(rng.randrange(200, 2000))),
         ("is large and cut off", 40, lambda: _cut(rng.choice(list(large.values())), rng.uniform(0.5, 0.999))),
-        ("is large and too short", 10, lambda: _png(_SIDE, _SIDE, rows=rng.randrange(_SIDE // 2, _SIDE))),
+        ("is large and has flipped bits", 10, lambda: _flipped(rng.choice(list(large.values())), rng)),
     ]
     assert sum(number for _, number, _ in groups) == NUM_FILES
     for group, number, make in groups:
@@ -59,20 +59,22 @@ def _saved(image: Image.Image, form: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def _noise(width: int, height: int, rng: random.Random) -> Image.Image:
-    """Noise in coarse squares: files of a size that photographs have."""
-    coarse = Image.frombytes("RGB", (width // 8, height // 8), rng.randbytes(width // 8 * (height // 8) * 3))
-    return coarse.resize((width, height), Image.Resampling.BICUBIC)
+def _noise(width: int, height: int, grain: int, rng: random.Random) -> Image.Image:
+    """Smooth noise of so many pixels a grain: files of a size that photographs have."""
+    coarse = (width // grain, height // grain)
+    return Image.frombytes("RGB", coarse, rng.randbytes(coarse[0] * coarse[1] * 3)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
 
 
 def _chunk(name: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
-def _png(width: int, height: int, *, extra: bytes = b"", rows: int | None = None) -> bytes:
-    """A black picture in shades of grey; with ``rows`` it ends before its last one."""
+def _png(width: int, height: int, *, extra: bytes = b"") -> bytes:
+    """A black picture in shades of grey."""
     header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    pixels = zlib.compress(bytes((width + 1) * (height if rows is None else rows)))
+    pixels = zlib.compress(bytes((width + 1) * height))
     return _PNG + header + extra + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
 
 
@@ -104,7 +106,7 @@ def _other(rng: random.Random) -> bytes:
         case "zip":
             return b"PK\x03\x04" + zlib.compress(bytes(10_000_000))
         case _:
-            return _saved(_noise(64, 64, rng), kind)
+            return _saved(_noise(64, 64, 8, rng), kind)
 
 
 def _cut(data: bytes, share: float) -> bytes:

@@ -19,6 +19,8 @@ MAX_SCANS = 100
 pixels: 20 MB of them would keep a processor busy for hours."""
 FORMATS = ("JPEG", "PNG", "WEBP")
 _START_OF_SCAN = b"\xff\xda"
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+"""What a whole file has somewhere: one that was cut off is told apart before its pixels are decoded."""
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:
@@ -51,7 +53,13 @@ def _open(data: bytes) -> ImageFile.ImageFile:
         raise BadImageError(
             f"Picture is a JPEG of {scans} scans; the limit is {MAX_SCANS}. Save it again as a plain JPEG."
         )
+    if _ENDS.get(image.format or "", b"") not in data:
+        raise BadImageError(_corrupt("its end is missing"))
     return image
+
+
+def _corrupt(detail: str) -> str:
+    return f"Picture is truncated or corrupt ({detail}). Fetch or export it again, or leave it out."
 
 
 def decode_rgb(data: bytes) -> Image.Image:
@@ -72,9 +80,7 @@ def decode_rgb(data: bytes) -> Image.Image:
         return shown.convert("RGB")
     except Exception as error:
         detail = " ".join(str(error).split()) or type(error).__name__
-        raise BadImageError(
-            f"Picture is truncated or corrupt ({detail}). Fetch or export it again, or leave it out."
-        ) from error
+        raise BadImageError(_corrupt(detail)) from error
 
 
 def _in_eight_bits(image: Image.Image) -> Image.Image:

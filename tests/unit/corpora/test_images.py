@@ -40,6 +40,15 @@ def test_truncated_jpeg_says_what_to_do() -> None:
         check_image(data[: len(data) // 2])
 
 
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_a_picture_without_its_end_is_refused_undecoded(form: str) -> None:
+    whole = encoded(NOISE, form)
+    end = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}[form]
+    with pytest.raises(BadImageError, match=r"truncated or corrupt \(its end is missing\)"):
+        check_image(whole[: whole.rindex(end)])
+    assert check_image(whole + b"what some cameras append") == NOISE.size
+
+
 @pytest.mark.parametrize("form", ["GIF", "BMP", "TIFF"])
 def test_other_formats_are_refused(form: str) -> None:
     with pytest.raises(BadImageError, match="JPEG, PNG or WebP"):
