@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from chatsearch.errors import FingerprintMismatchError, InputError
 from chatsearch.index.exhaustive import limit_threads
 from chatsearch.index.filters import Filter, check_fields
-from chatsearch.index.merge import ShardHits, merge_batches
+from chatsearch.index.rows import BestRows, hits_of
 from chatsearch.index.search_parameters import SearchParameters
 from chatsearch.index.shard import IndexShard, recorded_fields, shard_of
 from chatsearch.index.vectors import Exclusions
@@ -136,11 +136,11 @@ class GalleryIndex:
         if filter is not None:
             check_fields(filter, self.fields)
 
-        def hits(shard: IndexShard) -> ShardHits:
-            return shard.search(queries_BD, k, exclude, parameters=parameters, filter=filter, unique=unique)
+        def rows(shard: IndexShard) -> list[BestRows]:
+            return shard.best_rows(queries_BD, k, exclude, parameters=parameters, filter=filter, unique=unique)
 
-        found = list((self._pool.map if len(self._shards) > 1 else map)(hits, self._shards))
-        return merge_batches(found, k, unique=unique)
+        found = list((self._pool.map if len(self._shards) > 1 else map)(rows, self._shards))
+        return hits_of([shard.items for shard in self._shards], found, k, unique=unique)
 
     def check(self) -> None:
         """See :meth:`chatsearch.index.shard.IndexShard.check`, for every shard."""

@@ -6,7 +6,6 @@ dimension.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from typing import Any
@@ -23,6 +22,7 @@ from chatsearch.index.exhaustive import nearest
 from chatsearch.index.filters import Filter, check_filter
 from chatsearch.index.items import read_items
 from chatsearch.index.merge import ShardHits
+from chatsearch.index.rows import NO_ROWS, BestRows, hits_of
 from chatsearch.index.search_parameters import SearchParameters
 from chatsearch.index.selection import SCANNED_NUMBERS, Selection
 from chatsearch.index.vectors import (
@@ -35,7 +35,7 @@ from chatsearch.index.vectors import (
 )
 from chatsearch.kinds import GALLERY_INDEX
 from chatsearch.manifest import Artefact, open_artefact
-from chatsearch.types import GalleryItem, Hit
+from chatsearch.types import GalleryItem
 
 _SPARE = 8
 """Candidates fetched beyond ``k``: enough to settle nearly every query in the first round."""
@@ -180,6 +180,21 @@ class IndexShard:
         Raises:
             InputError: for a bad ``k``, query or exclusion list, a parameter that this kind of index does not take, or no filter.
         """
+        found = self.best_rows(queries_BD, k, exclude, dead_N, parameters, filter=filter, unique=unique)
+        return ShardHits(self.version, self.shard, tuple(map(tuple, hits_of([self.items], [found], k))))
+
+    def best_rows(
+        self,
+        queries_BD: NDArray[np.floating],
+        k: int,
+        exclude: Exclusions = (),
+        dead_N: NDArray[np.bool_] | None = None,
+        parameters: SearchParameters | None = None,
+        *,
+        filter: Filter | None = None,
+        unique: bool = False,
+    ) -> list[BestRows]:
+        """The same as rows, for a caller in this process that merges them with those of other shards."""
         queries_BD = check_queries(queries_BD, self.dimension)
         check_filter(filter)
         selected = self._selected(filter, dead_N)
@@ -187,13 +202,13 @@ class IndexShard:
         exclusions = check_exclusions(exclude, len(queries_BD))
         request = _Request(queries_BD, check_k(k), exclusions, unique, selected, num_rows)
         parameters = (parameters or SearchParameters()).over(self._defaults, self.kind)
-        answers = [_NOTHING] * len(queries_BD)
+        answers = [NO_ROWS] * len(queries_BD)
         if num_rows:
             open_P = list(range(len(queries_BD)))
             if self.kind != "flat" and (selected is None or num_rows * self.dimension > SCANNED_NUMBERS):
                 open_P = self._propose(request, parameters, answers)
             self._settle(request, open_P, answers)
-        return ShardHits(self.version, self.shard, self._hits(answers))
+        return answers
 
     def _selected(self, filter: Filter | None, dead_N: NDArray[np.bool_] | None) -> Selection | None:
         """Rows that may be found; None where all may."""
@@ -202,7 +217,7 @@ class IndexShard:
         selected = self._matching(filter)
         return selected if dead_N is None else selected.without(dead_N)
 
-    def _propose(self, request: _Request, parameters: SearchParameters, answers: list[_Answer]) -> list[int]:
+    def _propose(self, request: _Request, parameters: SearchParameters, answers: list[BestRows]) -> list[int]:
         """Answer from what an approximate index proposes, and queries that lack hits from further away. Returns those that still do."""
         assert parameters.num_reranked is not None
         open_P = list(range(len(request.queries_BD)))
@@ -220,7 +235,7 @@ class IndexShard:
             attempt = attempt.wider(reach(self._index, attempt))
         return open_P
 
-    def _settle(self, request: _Request, open_P: list[int], answers: list[_Answer]) -> None:
+    def _settle(self, request: _Request, open_P: list[int], answers: list[BestRows]) -> None:
         """Answer exactly."""
         fetch = self._num_fetched(request) + _SPARE
         if request.selected is not None and request.num_rows > SCANNED_SHARE * len(self):
@@ -239,7 +254,7 @@ class IndexShard:
         request: _Request,
         fetch: int,
         open_P: list[int],
-        answers: list[_Answer],
+        answers: list[BestRows],
     ) -> list[int]:
         """Answer from ``fetch`` candidates a query among the selected rows or all. Returns the queries for which one that
         was not fetched could still belong to the answer.
@@ -272,12 +287,12 @@ class IndexShard:
     def _num_pictures(self) -> int:
         return self.items.num_pictures()
 
-    def _best(self, rows_K: NDArray[np.int64], scores_K: Float32, request: _Request, query: int) -> _Answer:
+    def _best(self, rows_K: NDArray[np.int64], scores_K: Float32, request: _Request, query: int) -> BestRows:
         """The rows of a query's hits among rows in order; a score of minus infinity ends them."""
         rows_K = rows_K[: np.count_nonzero(scores_K > -np.inf)]
         left_out = set(request.exclusions[query])
         if not left_out and not request.unique:
-            return _Answer(rows_K[: request.k], scores_K[: request.k])
+            return BestRows(rows_K[: request.k], scores_K[: request.k])
         places: list[int] = []
         for place, picture in enumerate(self.items.content_hashes(rows_K)):
             if len(places) == request.k:
@@ -286,31 +301,7 @@ class IndexShard:
                 places.append(place)
                 if request.unique:
                     left_out.add(picture)
-        return _Answer(rows_K[places], scores_K[places])
-
-    def _hits(self, answers: Sequence[_Answer]) -> tuple[tuple[Hit, ...], ...]:
-        items = iter(self.items.items(np.concatenate([answer.rows_k for answer in answers])) if answers else ())
-        return tuple(
-            tuple(
-                Hit(item.item_id, score, rank, item.content_hash, item.metadata)
-                for rank, (score, item) in enumerate(zip(answer.scores_k.tolist(), items, strict=False), start=1)
-            )
-            for answer in answers
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """Rows and scores of the hits of one query."""
-
-    rows_k: NDArray[np.int64]
-    scores_k: Float32
-
-    def __len__(self) -> int:
-        return len(self.rows_k)
-
-
-_NOTHING = _Answer(np.empty(0, np.int64), np.empty(0, np.float32))
+        return BestRows(rows_K[places], scores_K[places])
 
 
 @dataclass(frozen=True, slots=True)
