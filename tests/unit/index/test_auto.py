@@ -127,7 +127,9 @@ def test_max_bytes_leaves_out_what_is_larger(gallery: Gallery) -> None:
 
 
 def test_a_recall_of_one_leaves_nothing_out(gallery: Gallery) -> None:
-    small = index_bytes("ivf-rabitq", [NUM_PICTURES], RETRIEVAL_DIM, 60)  # hnsw is larger; its links depend on how threads take turns
+    small = index_bytes(
+        "ivf-rabitq", [NUM_PICTURES], RETRIEVAL_DIM, 60
+    )  # hnsw is larger; its links depend on how threads take turns
     index = build_index(config(gallery, "everything", min_recall=1.0, max_bytes=small), clock=ticks())
     assert chosen_point(index).recall == 1.0
     assert tuning_recall(index, gallery) == 1.0
