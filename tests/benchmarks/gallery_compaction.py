@@ -54,8 +54,7 @@ def measure() -> Iterator[Result]:
             rate()
             turns = take_turns({"idle": rate, "compacting": busy}, NUM_ROUNDS)
         reader.close()
-    idle, held = turns.values["idle"], turns.values["compacting"]
-    ratios = [b / a for a, b in zip(idle, held, strict=True)]
+    ratios = turns.ratios("compacting", "idle")
     goal = "QPS during compaction >= 0.8x idle"
     yield judge("I8-compaction", ratios, goal=goal, command=COMMAND, at_least=0.8, null=turns.null, sides=turns.values)
 
