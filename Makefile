@@ -44,7 +44,7 @@ help:  ## Show what can be made, and the variables
 	@echo "  OUT=URI            where the quickstart writes: a folder or s3://bucket/prefix (default runs/quickstart-SIZE)"
 	@echo "  SERVE=0            stop after the table instead of serving the chat page"
 	@echo "  OVERWRITE=1        make again what was made from other data or with another recipe"
-	@echo "  ONLY=NAME          tests, faults or benchmarks whose name contains NAME; of benchmarks also a part, as index.peers"
+	@echo "  ONLY=NAME          tests and faults whose name contains NAME; a benchmark or part of one by its name, as index or index.peers"
 	@echo "  FAULT_POINTS=N     points of each kind that faults tries (default all, noted in FAULT_OUT=runs/faults)"
 	@echo "  BENCH_OUT=FOLDER   where benchmarks write results.json and their table (default runs/bench)"
 

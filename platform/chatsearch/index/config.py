@@ -102,7 +102,8 @@ class IndexConfig(Config):
     num_shards: int = Field(1, ge=1, le=1024)
     """Items are spread over the shards by their faiss id."""
     rates: str = runtime("")
-    """Rates that ``chatsearch plan --probe`` kept, for the forecast that the manifest holds beside what the build took."""
+    """Rates that ``chatsearch plan --probe`` kept, for the forecast that the manifest of a flat index holds beside what
+    its build took (in one process)."""
     on_ray: bool = runtime(False)
     """Build the shards side by side in Ray tasks instead of one after the other in this process."""
     task_cpus: float = runtime(1.0, gt=0)

@@ -14,7 +14,7 @@ from chatsearch.index.filters import BOUNDS, AllOf, AnyOf, Between, Exists, Filt
 MAX_DEPTH = 8
 MAX_CONDITIONS = 256
 MAX_TEXTS = 10_000
-"""Texts that one filter compares with, all its conditions together."""
+"""Texts that one filter holds, names of fields among them, all its conditions together."""
 MAX_TEXT_CHARS = 4096
 _GROUPS = ("all", "any", "not")
 _CONDITIONS = ("equals", "in", *BOUNDS, "exists")
@@ -92,7 +92,7 @@ class _Parser:
         """The same, which the condition itself finds to be a text or not."""
         self._num_texts += 1
         if self._num_texts > MAX_TEXTS:
-            raise LimitExceededError(f"The filter compares with more than {MAX_TEXTS} texts. Ask in parts.")
+            raise LimitExceededError(f"The filter holds more than {MAX_TEXTS} texts. Ask in parts.")
         if isinstance(value, str) and len(value) > MAX_TEXT_CHARS:
             raise LimitExceededError(
                 f"The filter holds a text of {len(value)} characters; at most {MAX_TEXT_CHARS} are taken."

@@ -47,7 +47,8 @@ _MAX_SCORES = 1 << 24
 
 
 class FoldedGallery:
-    """A feature store as one model sees it. Same contract as :class:`chatsearch.index.gallery.GalleryIndex`, exact without proposals."""
+    """A feature store as one model sees it. Answers as a :class:`chatsearch.index.gallery.GalleryIndex` of
+    kind flat does, without filters; exact without proposals."""
 
     def __init__(
         self, norms: Artefact, store: FeatureStore, projection: Projection, proposals: GalleryIndex | None = None

@@ -1,6 +1,6 @@
 """Making a new base: the live pictures of a version in a feature store of their own, and the shards built over it.
 
-Changes nothing that anybody reads; a base counts from the state entry that names it. Interrupted, it is continued.
+Changes nothing that anybody reads; a base counts from the state entry that names it. The same work, interrupted, is continued.
 
 Shape suffixes: N rows of a part, D width of f_CLS.
 """
@@ -62,7 +62,7 @@ class Compaction:
 
     @property
     def name(self) -> str:
-        """Folder of the base below the gallery's. The same work has the same name, so that it is continued after a crash."""
+        """Folder of the base below the gallery's. The same work has the same name, so that a task that is tried again continues it."""
         content = digest(self.version.model_dump(mode="json"), self.model, self.num_shards, self.without)
         return f"{BASES}/{self.version.number:020d}-{content}"
 

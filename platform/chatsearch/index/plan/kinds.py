@@ -59,6 +59,11 @@ class IndexKind:
     """Where the widest part of a search's band comes from."""
     build_source: str
 
+    @property
+    def heap_bytes(self) -> int:
+        """Memory of a row beside the file: FAISS maps ids of a flat index alone, the others number their rows."""
+        return sizes.ID_MAP_HEAP if self.name == "flat" else 0
+
 
 def index_kinds(request: PlanRequest, rates: Rates) -> list[IndexKind]:
     """All kinds, for a gallery of ``request.images``."""
@@ -83,8 +88,7 @@ def _exact(name: str, settings: str, recall: float, request: PlanRequest, rates:
     bits = 8 * width
 
     def shard_bytes(n: int) -> int:
-        inner = sizes.flat_bytes(n, d) if name == "flat" else sizes.scalar_bytes(n, d, bits)
-        return sizes.id_map_bytes(n, inner)
+        return sizes.id_map_bytes(n, sizes.flat_bytes(n, d)) if name == "flat" else sizes.scalar_bytes(n, d, bits)
 
     def search(n: float) -> Search:
         return Search(0.0, n * d * width / rate.value, n * d * width)
@@ -133,7 +137,7 @@ def _pq_lists(request: PlanRequest, rates: Rates) -> IndexKind:
 
     def shard_bytes(n: int) -> int:
         exact = sizes.scalar_bytes(n, d, 16)
-        return sizes.id_map_bytes(n, sizes.refined_bytes(sizes.pq_lists_bytes(n, d, nlist, code), exact))
+        return sizes.refined_bytes(sizes.pq_lists_bytes(n, d, nlist, code), exact)
 
     def search(n: float) -> Search:
         scanned = min(1.0, share) * n * (code + 8)
@@ -169,7 +173,7 @@ def _graph(request: PlanRequest, rates: Rates) -> IndexKind:
     )
 
     def shard_bytes(n: int) -> int:
-        return sizes.id_map_bytes(n, sizes.graph_bytes(n, d, GRAPH_LINKS))
+        return sizes.graph_bytes(n, d, GRAPH_LINKS)
 
     def search(n: float) -> Search:
         visited = min(n, ef * rates.visits_per_ef.value * max(1.0, math.log(max(n, 2.0)) / math.log(1e5)))

@@ -11,7 +11,7 @@ from chatsearch.index.plan.latency import MAX_LOAD, idle_p95_seconds, p95_second
 from chatsearch.index.plan.machines import GIB, Machine
 from chatsearch.index.plan.rates import Rates
 from chatsearch.index.plan.request import PlanRequest
-from chatsearch.index.plan.sizes import ID_MAP_HEAP, SHARD_ARRAYS, item_bytes
+from chatsearch.index.plan.sizes import SHARD_ARRAYS, item_bytes
 
 USABLE_MEMORY = 0.85
 """Of a machine's memory; the rest is the system's, Python's and a second index version's header."""
@@ -104,7 +104,9 @@ def resident_bytes(request: PlanRequest, kind: IndexKind, machines: int, shards_
     """Memory that one of ``machines`` holds its share in: FAISS files, id maps, item tables."""
     rows = math.ceil(request.images / machines)
     per_shard = math.ceil(rows / shards_on_machine)
-    return shards_on_machine * kind.shard_bytes(per_shard) + rows * (ID_MAP_HEAP + SHARD_ARRAYS + item_bytes(request))
+    return shards_on_machine * kind.shard_bytes(per_shard) + rows * (
+        kind.heap_bytes + SHARD_ARRAYS + item_bytes(request)
+    )
 
 
 def service_seconds(kind: IndexKind, rates: Rates, machine: Machine, vectors: float, shards: int) -> float:
