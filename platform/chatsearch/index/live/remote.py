@@ -17,8 +17,8 @@ def build_base_on_ray(work: Compaction, num_cpus: float = 1.0) -> Compacted:
         num_cpus: processors that the task asks for.
     """
     # One call a worker: it cannot take back that it has stepped behind others.
-    task = ray.remote(build_base_in_background).options(
-        num_cpus=num_cpus, max_retries=3, max_calls=1, name="compact-gallery"
+    task = ray.remote(max_calls=1)(build_base_in_background).options(
+        num_cpus=num_cpus, max_retries=3, name="compact-gallery"
     )
     made: Compacted = ray.get(task.remote(work))
     return made
