@@ -5,6 +5,8 @@ One writer at a time: a second one is refused with the name of the first and the
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from chatsearch.errors import ConfigError
@@ -32,6 +34,7 @@ _NEEDED = {
 def work(config: GalleryConfig, tracker: Tracker) -> Made:
     """Do one action in this process."""
     from chatsearch.index.live.create import create_gallery
+    from chatsearch.index.live.describe import describe
     from chatsearch.index.live.writer import GalleryWriter
 
     for key in ("gallery", _NEEDED.get(config.action, "gallery")):
@@ -44,7 +47,9 @@ def work(config: GalleryConfig, tracker: Tracker) -> Made:
             config.gallery, index=config.index or None, model=config.model or None, num_shards=config.num_shards or 1
         )
     if config.action in ("create", "describe"):
-        return Made(config.gallery, _describe(config.gallery))
+        described = describe(config.gallery)
+        print("\n".join(described.lines))
+        return Made(config.gallery, described.counts)
     with GalleryWriter.open(config.gallery, config.holder, take_over=config.take_over) as writer:
         _change(writer, config)
         counts = {"version": writer.version, "items": writer.num_items}
@@ -63,7 +68,12 @@ def _change(writer: GalleryWriter, config: GalleryConfig) -> None:
             with progress("add", total, "items") as advance:
                 add_store(writer, config.features, config.items_per_batch, advance)
         case "delete":
+            held = sum(item_id in writer.catalogue for item_id in set(config.items))
             writer.delete(config.items)
+            print(
+                f"deleted {held} of {len(set(config.items))}"
+                + ("" if held else ": the gallery holds none of these ids")
+            )
         case "compact":
             _compact(writer, config)
         case "snapshot":
@@ -78,7 +88,7 @@ def _change(writer: GalleryWriter, config: GalleryConfig) -> None:
         case "forget":
             from chatsearch.index.live.forget import forget
 
-            print(forget(writer, config.what))
+            print(json.dumps(asdict(forget(writer, config.what)), indent=2))
 
 
 def _compact(writer: GalleryWriter, config: GalleryConfig) -> None:
@@ -92,20 +102,6 @@ def _compact(writer: GalleryWriter, config: GalleryConfig) -> None:
         from chatsearch.index.live.remote import build_base_on_ray
 
         writer.commit_compaction(build_base_on_ray(planned, config.task_cpus))
-
-
-def _describe(uri: str) -> dict[str, int]:
-    from chatsearch.index.live.log import Log
-    from chatsearch.storage import Folder
-
-    history = Log(Folder(uri)).history()
-    version = history.version
-    held = version.base.num_items if version.base else 0
-    print(f"version {version.number}, M_Q {version.lineage.mq_fingerprint} of {version.lineage.model}")
-    print(f"base of {held} items in {version.num_shards} shards, {sum(1 for _ in version.numbers())} entries over it")
-    for name, snapshot in sorted(history.state.snapshots.items()):
-        print(f"snapshot {name}: version {snapshot.number}")
-    return {"version": version.number, "base_items": held}
 
 
 JOB = Job("gallery", recipes, default=None, kind=None, work=work)

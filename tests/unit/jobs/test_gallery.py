@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -30,16 +31,37 @@ def test_the_life_of_a_gallery(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert run(uri, "delete", items='["item-0001","more-3"]') == 0
     assert run(uri, "compact", num_shards=3) == 0
     assert run(uri, "forget", what="more-5") == 0
-    assert "item_ids=('more-5',)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    receipt = json.loads(printed[printed.index("{") : printed.rindex("}") + 1])
+    assert receipt["item_ids"] == ["more-5"]
+    assert "indices and feature stores that the gallery was made from or took items from" in receipt["remaining"]
     everything = live.keys() | {f"more-{n}" for n in range(9)}
     assert found(LiveGallery.open(uri)) == everything - {"item-0001", "more-3", "more-5"}
     assert run(uri, "rollback", name="grown") == 0
     assert run(uri, "describe") == 0
-    assert "snapshot grown: version" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f", {len(everything) - 1} items, M_Q" in said
+    assert "snapshot grown: version" in said
     assert found(LiveGallery.open(uri)) == everything - {"more-5"}
     assert run(uri, "drop", name="grown") == 0
     assert run(uri, "collect", grace_s=0) == 0
     assert "entries and" in capsys.readouterr().out
+
+
+def test_ids_of_digits_alone_and_versions_by_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    uri, live = gallery_over_index(str(tmp_path), 3)
+    write_store(str(tmp_path / "more"), rows([0, 1]), [item("7", 0), item("8", 1)])
+    assert run(uri, "add", features=tmp_path / "more") == 0
+    before = LiveGallery.open(uri).version
+    assert run(uri, "delete", items="[7, 9]") == 0
+    assert "deleted 1 of 2" in capsys.readouterr().out
+    assert found(LiveGallery.open(uri)) == live.keys() | {"8"}
+    assert run(uri, "delete", items="[9]") == 0
+    assert "deleted 0 of 1: the gallery holds none of these ids" in capsys.readouterr().out
+    assert run(uri, "rollback", name=before) == 0
+    assert found(LiveGallery.open(uri)) == live.keys() | {"7", "8"}
+    assert run(uri, "snapshot", name=2026) == 2
+    assert "not digits alone" in capsys.readouterr().err
 
 
 def test_what_is_missing_or_taken_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

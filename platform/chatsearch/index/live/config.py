@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import ConfigDict
+
 from chatsearch.config import Config, Names, runtime
 
 Action = Literal["create", "add", "delete", "compact", "snapshot", "drop", "rollback", "collect", "forget", "describe"]
@@ -12,6 +14,7 @@ Action = Literal["create", "add", "delete", "compact", "snapshot", "drop", "roll
 class GalleryConfig(Config):
     """One change of a gallery."""
 
+    model_config = ConfigDict(coerce_numbers_to_str=True)  # ids, and the numbers of versions, may be all digits
     action: Action
     gallery: str = runtime("")
     """The gallery."""

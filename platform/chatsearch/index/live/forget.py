@@ -88,6 +88,7 @@ def forget(writer: GalleryWriter, what: str) -> Receipt:
         if folder_of(folder, base.index.uri).uri in traces.bases
         for pinned in (base.index, base.features)
     ]
+    remaining.append("indices and feature stores that the gallery was made from or took items from")
     remaining.append("document shards, thumbnails and conversations that hold the picture itself")
     remaining.append("memory and file caches of other processes, until they refresh or end")
     return Receipt(
