@@ -77,7 +77,7 @@ def decode_rgb(data: bytes) -> Image.Image:
             layer = shown.convert("RGBA")
             paper = Image.new("RGBA", layer.size, "white")
             return Image.alpha_composite(paper, layer).convert("RGB")
-        return shown.convert("RGB")
+        return shown if shown.mode == "RGB" else shown.convert("RGB")  # which would copy it: 100 MB at the limit
     except Exception as error:
         detail = " ".join(str(error).split()) or type(error).__name__
         raise BadImageError(_corrupt(detail)) from error
