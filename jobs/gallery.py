@@ -68,12 +68,10 @@ def _change(writer: GalleryWriter, config: GalleryConfig) -> None:
             with progress("add", total, "items") as advance:
                 add_store(writer, config.features, config.items_per_batch, advance)
         case "delete":
-            held = sum(item_id in writer.catalogue for item_id in set(config.items))
-            writer.delete(config.items)
-            print(
-                f"deleted {held} of {len(set(config.items))}"
-                + ("" if held else ": the gallery holds none of these ids")
-            )
+            asked = set(config.items)
+            num_held = sum(item_id in writer.catalogue for item_id in asked)
+            writer.delete(asked)
+            print(f"deleted {num_held} of {len(asked)}{'' if num_held else ': the gallery holds none of these ids'}")
         case "compact":
             _compact(writer, config)
         case "snapshot":
