@@ -22,6 +22,7 @@ from chatsearch.evaluate.dual_encoder import (
 from chatsearch.evaluate.learner import Asked, features_of, retrieval_loss, shape_of
 from chatsearch.evaluate.pairs import Draw, pair_of
 from chatsearch.index.features import FeatureStore
+from chatsearch.model.autocast import mixed_precision
 from chatsearch.model.weights import StartingWeights
 from chatsearch.storage import Folder
 
@@ -56,7 +57,7 @@ class DualEncoderLearner:
         pairs = [pair_of(*draw) for draw in draws]
         rows = [text_ids(text, self.tokenizer, self.config.max_length) for text, _ in pairs]
         images = [image for _, image in pairs]
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.mixed):
+        with mixed_precision(torch.device("cpu"), enabled=self.config.mixed):
             states_BH = text_states(self.network, rows, self.tokenizer.pad_id, group_size=GROUP_SIZE)
         return Asked(states_BH, torch.from_numpy(features_of(self.store, images)), images)
 

@@ -18,6 +18,7 @@ from chatsearch.evaluate.fromage_rows import FromageRow, caption_row, retrieval_
 from chatsearch.evaluate.learner import Asked, features_of, retrieval_loss, shape_of
 from chatsearch.evaluate.pairs import Draw, context_of, pair_of
 from chatsearch.index.features import FeatureStore
+from chatsearch.model.autocast import mixed_precision
 from chatsearch.model.weights import StartingWeights
 from chatsearch.storage import Folder
 from chatsearch.types import Kind
@@ -68,7 +69,7 @@ class FromageLearner:
         ]
         images = [image for _, image in found]
         features = partial(features_of, self.store)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.mixed):
+        with mixed_precision(torch.device("cpu"), enabled=self.config.mixed):
             states_BH = self.network.states(rows, features, self.tokenizer.pad_id, group_size=GROUP_SIZE)
         return Asked(states_BH, torch.from_numpy(features(images)), images)
 
@@ -111,7 +112,7 @@ class FromageLearner:
         """Nats a word."""
         by_length = sorted(rows, key=len)
         features = partial(features_of, self.store)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.mixed):
+        with mixed_precision(torch.device("cpu"), enabled=self.config.mixed):
             parts = [
                 self.network.word_loss(by_length[start : start + GROUP_SIZE], features, self.tokenizer.pad_id)
                 for start in range(0, len(by_length), GROUP_SIZE)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from chatsearch.data.pack import Batch
+from chatsearch.model.autocast import mixed_precision
 from chatsearch.model.searcher import ChatSearcher
 from chatsearch.train.features import FrozenFeatures
 from chatsearch.train.step import MicroBatch
@@ -20,6 +21,6 @@ def image_states(
     """h_I (I, H) and raw f_CLS (I, D) of every image of the batch, on the searcher's device; ``mixed`` as in training."""
     cls_ID, tokens_IKE = features.of(batch)
     micro_batch = MicroBatch.of(batch, torch.zeros(0, dtype=torch.int64), cls_ID, tokens_IKE)
-    with torch.autocast(cls_ID.device.type, torch.bfloat16, enabled=mixed):
+    with mixed_precision(cls_ID.device, enabled=mixed):
         hidden_RLH = micro_batch.hidden_states(searcher)
     return searcher.image_states(hidden_RLH, micro_batch.image_row_I, micro_batch.image_col_I), cls_ID

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from chatsearch.data.pack import Batch
+from chatsearch.model.autocast import mixed_precision
 from chatsearch.model.config import ObjectiveConfig
 from chatsearch.model.objective import combine, image_loss, word_loss
 from chatsearch.model.queue import Candidates
@@ -100,7 +101,7 @@ def losses(
         ``loss``, with gradient; ``word``, ``image``, ``image_first``, sums in nats; ``num_first``, ``num_correct``, counts.
     """
     # Only here: cosines of near-misses differ in digits that bf16 does not have.
-    with torch.autocast(batch.cls_ID.device.type, torch.bfloat16, enabled=mixed):
+    with mixed_precision(batch.cls_ID.device, enabled=mixed):
         hidden_RLH = batch.hidden_states(searcher)
         word = word_loss(hidden_RLH, batch.labels_RL, searcher.word_logits)
     wanted_I = batch.image_target_I
