@@ -17,7 +17,7 @@ from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from chatsearch.config import Config, apply_overrides, digest, flatten, known_keys
-from chatsearch.errors import ConfigError, InputError, UnknownNameError, named_cause
+from chatsearch.errors import REFUSED, ConfigError, UnknownNameError, named_cause
 from chatsearch.manifest import is_begun, read_manifest
 from chatsearch.storage import Folder, resolve
 from chatsearch.tracking.config import RunKey, TrackingConfig
@@ -142,8 +142,8 @@ class Job(Generic[C]):
 
 
 def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
-    """Run a job's command line; returns the exit code: 0, 1 failed, 2 bad input or configuration, 130 interrupted."""
-    parser = argparse.ArgumentParser(prog=f"python -m jobs.{job.name}", add_help=False)
+    """Run a job's command line; returns the exit code: 0, 1 failed, 2 bad input, artefact or configuration, 130 interrupted."""
+    parser = argparse.ArgumentParser(prog=f"python -m jobs.{job.name}", add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--recipe")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="key.path=value")
@@ -278,7 +278,7 @@ def _exit_codes(job: Job[Any]) -> Iterator[_Outcome]:
         known = named_cause(error)
         if known is not None:
             print(f"error: {known}", file=sys.stderr)
-            outcome.code = EXIT_BAD_INPUT if isinstance(known, (ConfigError, InputError)) else EXIT_FAILED
+            outcome.code = EXIT_BAD_INPUT if isinstance(known, REFUSED) else EXIT_FAILED
             return
         outcome.code = EXIT_FAILED
         missing = error.name if isinstance(error, ModuleNotFoundError) else None

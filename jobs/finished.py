@@ -12,7 +12,9 @@ from chatsearch.config import Config
 from chatsearch.corpora.config import CorpusConfig, ScenesConfig
 from chatsearch.corpora.open import open_corpus
 from chatsearch.errors import ChatSearchError
+from chatsearch.index.live.place import holds_gallery
 from chatsearch.manifest import fingerprint, input_uris, open_artefact, read_manifest
+from chatsearch.storage import Folder
 
 _FINGERPRINT = re.compile("[0-9a-f]{16,}")
 _CORPORA = get_args(get_args(CorpusConfig)[0])
@@ -30,6 +32,7 @@ class Input:
         uri: where it lies; of a corpus that is drawn, its name.
         kind: of the artefact, or the corpus' name; empty where nothing finished is found.
         fingerprint: of the artefact or corpus; empty where nothing finished is found.
+        found: what is found there instead, in a phrase.
         parts: fingerprints of the parts of an artefact that a reader may depend on alone.
     """
 
@@ -38,11 +41,12 @@ class Input:
     kind: str = ""
     fingerprint: str = ""
     parts: frozenset[str] = frozenset()
+    found: str = ""
 
     @property
     def state(self) -> str:
         """One phrase for the plan."""
-        return f"{self.kind} {self.fingerprint}" if self.fingerprint else "no finished artefact"
+        return f"{self.kind} {self.fingerprint}" if self.fingerprint else self.found
 
     def identities(self) -> set[str]:
         """All fingerprints this input is known by."""
@@ -60,7 +64,7 @@ def find_inputs(config: Config) -> list[Input]:
         with contextlib.suppress(ChatSearchError):
             manifest = read_manifest(uri)
         if manifest is None:
-            found.append(Input(key, uri))
+            found.append(Input(key, uri, found=_unfinished(uri)))
             continue
         parts = frozenset(v for k, v in manifest.facts.items() if "fingerprint" in k and isinstance(v, str))
         found.append(Input(key, uri, manifest.kind, manifest.fingerprint, parts))
@@ -72,8 +76,21 @@ def _corpus(key: str, config: CorpusConfig) -> Input:
     try:
         corpus = open_corpus(config)
         return Input(key, uri, corpus.name, corpus.fingerprint())
-    except ChatSearchError:
-        return Input(key, uri)
+    except ChatSearchError as error:
+        return Input(key, uri, found=str(error).split(". ")[0])
+
+
+def _unfinished(uri: str) -> str:
+    try:
+        return (
+            "a gallery that changes"
+            if holds_gallery(uri)
+            else "not finished"
+            if Folder(uri).exists()
+            else "nothing there"
+        )
+    except ChatSearchError as error:
+        return str(error).split(". ")[0]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Change a gallery while it is served: add, delete, compact, snapshot, roll back, forget.
+"""Change a gallery while it is searched: add, delete, compact, snapshot, roll back, forget.
 
 One writer at a time: a second one is refused with the name of the first and the end of its lease.
 """
@@ -13,6 +13,7 @@ from chatsearch.errors import ConfigError
 from chatsearch.index.live.config import GalleryConfig
 from chatsearch.kinds import FEATURE_STORE
 from chatsearch.manifest import open_artefact
+from chatsearch.storage import resolve
 from chatsearch.tracking.tracker import Tracker
 
 from jobs.command import Job, Made, main
@@ -49,13 +50,13 @@ def work(config: GalleryConfig, tracker: Tracker) -> Made:
     if config.action in ("create", "describe"):
         described = describe(config.gallery)
         print("\n".join(described.lines))
-        return Made(config.gallery, described.counts)
+        return Made(resolve(config.gallery), described.counts)
     with GalleryWriter.open(config.gallery, config.holder, take_over=config.take_over) as writer:
         _change(writer, config)
         counts = {"version": writer.version, "items": writer.num_items}
     tracker.log_metrics({f"num_{name}": count for name, count in counts.items()})
     print(", ".join(f"{name} {count}" for name, count in counts.items()))
-    return Made(config.gallery, counts)
+    return Made(resolve(config.gallery), counts)
 
 
 def _change(writer: GalleryWriter, config: GalleryConfig) -> None:
@@ -65,12 +66,15 @@ def _change(writer: GalleryWriter, config: GalleryConfig) -> None:
             from chatsearch.progress import progress
 
             total = open_artefact(config.features, FEATURE_STORE).manifest.counts["items"]
+            num_before = writer.num_items
             with progress("add", total, "items") as advance:
                 add_store(writer, config.features, config.items_per_batch, advance)
+            print(f"added {writer.num_items - num_before}, replaced {total - writer.num_items + num_before}")
         case "delete":
             asked = set(config.items)
             num_held = sum(item_id in writer.catalogue for item_id in asked)
-            writer.delete(asked)
+            if num_held:
+                writer.delete(asked)
             print(f"deleted {num_held} of {len(asked)}{'' if num_held else ': the gallery holds none of these ids'}")
         case "compact":
             _compact(writer, config)
@@ -90,12 +94,16 @@ def _change(writer: GalleryWriter, config: GalleryConfig) -> None:
 
 
 def _compact(writer: GalleryWriter, config: GalleryConfig) -> None:
+    from chatsearch.index.live.compact import build_base
+
+    planned = writer.plan_compaction(
+        model=config.model or None, num_shards=config.num_shards or None, kind=config.kind or None
+    )
     if not config.on_ray:
-        writer.compact(model=config.model or None, num_shards=config.num_shards or None)
+        writer.commit_compaction(build_base(planned))
         return
     from chatsearch.session import ray_session
 
-    planned = writer.plan_compaction(model=config.model or None, num_shards=config.num_shards or None)
     with ray_session():
         from chatsearch.index.live.remote import build_base_on_ray
 

@@ -1,4 +1,4 @@
-"""Changes of a gallery that is served meanwhile; each recipe is one action."""
+"""Changes of a gallery that is searched meanwhile; each recipe is one action."""
 
 from __future__ import annotations
 

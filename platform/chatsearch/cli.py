@@ -16,7 +16,7 @@ from types import ModuleType
 
 from chatsearch import __version__
 from chatsearch.config import digest
-from chatsearch.errors import ChatSearchError, ConfigError, InputError, UnknownNameError
+from chatsearch.errors import REFUSED, ChatSearchError, ConfigError, InputError, UnknownNameError
 from chatsearch.index.plan import command as plan_command
 
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return arguments.run(arguments)
     except ChatSearchError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, (ConfigError, InputError)) else 1
+        return 2 if isinstance(error, REFUSED) else 1
     except KeyboardInterrupt:
         print("Interrupted. A submitted job goes on: run the same command again to follow it.", file=sys.stderr)
         return 130
@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="chatsearch", description="Conversational image retrieval on Ray.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    send = commands.add_parser("submit", help="run a job on a Ray cluster and follow its log to the end")
+    send = commands.add_parser(
+        "submit", help="run a job on a Ray cluster and follow its log to the end", allow_abbrev=False
+    )
     send.add_argument("name", metavar="NAME", help="job name; `chatsearch jobs` lists them")
     send.add_argument("--recipe", help="named configuration of the job")
     send.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY.PATH=VALUE")
@@ -48,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     send.add_argument("--fresh", action="store_true", help="a new run even if the same configuration ran before")
     send.set_defaults(run=_submit)
-    plan = commands.add_parser("plan", help="what a gallery is going to take: bytes, machines, hours and cost")
+    plan = commands.add_parser(
+        "plan", help="what a gallery is going to take: bytes, machines, hours and cost", allow_abbrev=False
+    )
     plan_command.add_arguments(plan)
     plan.set_defaults(run=plan_command.run)
     commands.add_parser("jobs", help="list the jobs").set_defaults(run=_jobs)

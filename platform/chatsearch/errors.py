@@ -145,6 +145,10 @@ class OverloadedError(ChatSearchError):
     """The service is full; the caller should come back later."""
 
 
+REFUSED = (ConfigError, InputError, ArtefactError)
+"""What a command was given cannot be used: it ends with 2, and the same again would. After other errors the same may go through."""
+
+
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     """Message on a name that does not exist, from those that do, nearest first."""
     names = sorted(known)

@@ -197,7 +197,7 @@ def open_artefact(uri: str, kind: str, *, verify: bool = False) -> Artefact:
     manifest = read_manifest(uri)
     if manifest is None:
         state = (
-            "its job has not finished; run the same command again to continue it"
+            "the job that makes it has not finished; run that job's command again to continue it"
             if folder.exists()
             else "nothing is there; check the URI, or make it first (README.md, Jobs)"
         )

@@ -66,7 +66,7 @@ def ray_session() -> Iterator[None]:
                 # Errors of workers are raised here; what else they print is in Ray's log folder.
                 log_to_driver=False,
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises a bare one where a node does not start in time
         where = f"attach to the cluster at RAY_ADDRESS={address}" if address else "start a local Ray session"
         raise ClusterError(
             f"Cannot {where}: {' '.join(str(error).split())[:300]}. Check the address and RAY_AUTH_MODE/RAY_AUTH_TOKEN, "

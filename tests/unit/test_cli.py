@@ -44,6 +44,17 @@ def test_mistakes_are_found_before_the_cluster_is_asked(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["submit", "prepare", "--addr=x"], ["plan", "--images=5", "--qp=1", "--qps=1", "--p95-ms=9", "--recall=0.9"]],
+)
+def test_options_are_spelled_out(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert f"unrecognized arguments: {arguments[2]}" in capsys.readouterr().err
+
+
 def test_outside_a_checkout_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="repository root"):
         cli.repository_root(tmp_path)

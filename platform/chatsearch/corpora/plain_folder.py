@@ -28,6 +28,11 @@ class PlainFolder:
         self._sizes = {n: found[n] for n in sorted(found) if not any(part.startswith(".") for part in n.split("/"))}
         if not self._sizes:
             raise MissingInputError(f"Folder {self._pictures} is missing or empty. Check the path of the corpus.")
+        if not any(_suffix(name) in SUFFIXES for name in self._sizes):
+            raise MissingInputError(
+                f"None of the {len(self._sizes)} files below {self._pictures} is a picture by its name, the first is "
+                f"{next(iter(self._sizes))!r}. Known are {', '.join(sorted(SUFFIXES))}."
+            )
 
     def fingerprint(self) -> str:
         """Hash of configuration, paths and sizes; where the folder lies does not matter.
@@ -45,7 +50,7 @@ class PlainFolder:
     def read(self, partition: Partition) -> Iterator[Sample | Rejected]:
         """One gallery item a picture."""
         for file in partition.payload["files"]:
-            suffix = file.rpartition(".")[2].lower()
+            suffix = _suffix(file)
             try:
                 if suffix not in SUFFIXES:
                     known = ", ".join(sorted(SUFFIXES))
@@ -57,3 +62,7 @@ class PlainFolder:
             image = content_hash(data)
             document = Document(file, Kind.GALLERY, (Segment(image=image),), self.name, self.config.split)
             yield Sample(document, {image: data})
+
+
+def _suffix(file: str) -> str:
+    return file.rpartition(".")[2].lower()

@@ -157,7 +157,7 @@ def _encoder_facts(uri: str) -> dict[str, str]:
     manifest = read_manifest(uri)
     names = ("encoder_fingerprint", "preprocessing_id")
     if manifest is None or any(name not in manifest.facts for name in names):
-        held = "nothing finished" if manifest is None else f"a {manifest.kind}"
+        held = f"a {manifest.kind}" if manifest else "nothing finished" if Folder(uri).exists() else "nothing"
         raise FingerprintMismatchError(
             f"{uri} holds {held}, not a model with a vision encoder. Set model to a model bundle or to starting weights."
         )

@@ -77,7 +77,7 @@ class OneOf(Filter):
     def __post_init__(self) -> None:
         _check_field(self.field)
         if not isinstance(self.texts, tuple) or not self.texts:
-            raise InputError(f"The condition on field {self.field!r} names no text; give a tuple of one at least.")
+            raise InputError(f"The condition on field {self.field!r} names no text; give at least one.")
         for text in self.texts:
             _check_text(text, f"The condition on field {self.field!r} compares")
 
@@ -309,7 +309,7 @@ def _checked_bound(field: str, name: str, bound: object) -> float:
 
 def _check_conditions(operator: str, conditions: object) -> None:
     if not isinstance(conditions, tuple) or not conditions:
-        raise InputError(f"{operator!r} has no condition; give a tuple of one at least.")
+        raise InputError(f"{operator!r} has no condition; give at least one.")
     for condition in conditions:
         if not isinstance(condition, Filter):
             raise InputError(f"{operator!r} holds {str(condition)[:60]!r}, which is no filter.")

@@ -12,15 +12,17 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from chatsearch.errors import FingerprintMismatchError, InputError
+from chatsearch.errors import FingerprintMismatchError, IncompleteArtefactError, InputError
 from chatsearch.index.exhaustive import limit_threads
 from chatsearch.index.filters import Filter, check_fields
+from chatsearch.index.live.place import holds_gallery
 from chatsearch.index.rows import BestRows, hits_of
 from chatsearch.index.search_parameters import SearchParameters
 from chatsearch.index.shard import IndexShard, recorded_fields, shard_of
 from chatsearch.index.vectors import Exclusions
 from chatsearch.kinds import GALLERY_INDEX
 from chatsearch.manifest import Artefact, open_artefact
+from chatsearch.storage import resolve
 from chatsearch.types import GalleryItem, Hit, faiss_id
 
 
@@ -33,10 +35,19 @@ def open_index(uri: str, mq_fingerprint: str | None = None, *, model: str = "MOD
         model: URI of the serving model, for the command that repairs a mismatch.
 
     Raises:
+        InputError: if a gallery that changes lies there.
         ArtefactError: if there is no finished index, or it is damaged.
         FingerprintMismatchError: if it was built with another M_Q: its pictures would still look plausible.
     """
-    artefact = open_artefact(uri, GALLERY_INDEX)
+    try:
+        artefact = open_artefact(uri, GALLERY_INDEX)
+    except IncompleteArtefactError as error:
+        if not holds_gallery(uri):
+            raise
+        raise InputError(
+            f"{resolve(uri)} is a gallery that changes (jobs.gallery), not an index. Search it with LiveGallery or ActorGallery, or name an "
+            "index, as jobs.index makes them."
+        ) from error
     facts = artefact.manifest.facts
     if mq_fingerprint is not None and mq_fingerprint != facts["mq_fingerprint"]:
         raise FingerprintMismatchError(
@@ -136,7 +147,7 @@ class GalleryIndex:
         if filter is not None:
             check_fields(filter, self.fields)
 
-        def rows(shard: IndexShard) -> list[BestRows]:
+        def rows(shard: IndexShard) -> BestRows:
             return shard.best_rows(queries_BD, k, exclude, parameters=parameters, filter=filter, unique=unique)
 
         found = list((self._pool.map if len(self._shards) > 1 else map)(rows, self._shards))

@@ -1,10 +1,11 @@
 """What shards of one process found, as rows. Hits are made of those alone that are left after merging.
 
-Shape suffixes: k hits of a query in one shard, n of it in all shards, M of all queries.
+Shape suffixes: B queries, k hits of a query in one shard, P some of the queries, n hits of a query in all shards, M hits of all queries.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,54 +20,54 @@ from chatsearch.types import GalleryItem, Hit
 
 @dataclass(frozen=True, slots=True)
 class BestRows:
-    """Rows of a shard that a query found, score descending, then item id."""
+    """Rows of a shard that queries found, score descending, then item id; minus infinity is the score of those after the last."""
 
-    rows_k: NDArray[np.int64]
-    scores_k: Float32
+    rows_Bk: NDArray[np.int64]
+    scores_Bk: Float32
 
-    def __len__(self) -> int:
-        return len(self.rows_k)
+    @classmethod
+    def none(cls, num_queries: int, k: int) -> BestRows:
+        """Room for answers."""
+        return cls(np.full((num_queries, k), -1), np.full((num_queries, k), -np.inf, np.float32))
+
+    def put(self, queries_P: NDArray[np.int64], rows_PK: NDArray[np.int64], scores_PK: Float32) -> None:
+        """Set what some queries found, the best first."""
+        k = min(rows_PK.shape[-1], self.rows_Bk.shape[1])
+        self.rows_Bk[queries_P, :k], self.rows_Bk[queries_P, k:] = rows_PK[..., :k], -1
+        self.scores_Bk[queries_P, :k], self.scores_Bk[queries_P, k:] = scores_PK[..., :k], -np.inf
+
+    def num_found(self, queries_P: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many hits some queries have."""
+        return np.count_nonzero(self.scores_Bk[queries_P] > -np.inf, axis=1)
 
 
-NO_ROWS = BestRows(np.empty(0, np.int64), np.empty(0, np.float32))
-
-
-def hits_of(
-    tables: Sequence[ItemTable], found: Sequence[Sequence[BestRows]], k: int, *, unique: bool = False
-) -> list[list[Hit]]:
+def hits_of(tables: Sequence[ItemTable], found: Sequence[BestRows], k: int, *, unique: bool = False) -> list[list[Hit]]:
     """The best ``k`` hits of every query: score descending, then item id.
 
     Args:
         tables: items of the shards.
-        found: by shard, then by query; each holds the best ``k`` of its shard, or all there are.
+        found: by shard; each holds the best ``k`` of every query in its shard, or all there are.
         k: number of hits wanted.
         unique: one hit of each picture.
     """
-    kept = [_best(of_query, None if unique else k) for of_query in zip(*found, strict=True)]
-    items = iter(_items(tables, np.concatenate([of_query[:2] for of_query in kept], axis=1))) if kept else iter(())
-    return [_hits(scores_n, [next(items) for _ in scores_n], k, unique) for _, _, scores_n in kept]
+    shards_n = np.repeat(np.arange(len(found)), [part.rows_Bk.shape[1] for part in found])
+    rows_Bn = np.concatenate([part.rows_Bk for part in found], axis=1)
+    scores_Bn = np.concatenate([part.scores_Bk for part in found], axis=1)
+    best_Bn = np.argsort(-scores_Bn, axis=1, kind="stable")
+    scores_Bn = np.take_along_axis(scores_Bn, best_Bn, axis=1)
+    kept_Bn = scores_Bn > -np.inf
+    if k < scores_Bn.shape[1] and not unique:
+        # Those that score as high as the last of the best k stay too: item ids decide among them.
+        kept_Bn &= scores_Bn >= scores_Bn[:, k - 1 : k]
+    rows_M = np.take_along_axis(rows_Bn, best_Bn, axis=1)[kept_Bn]
+    items = iter(_items(tables, shards_n[best_Bn[kept_Bn]], rows_M))
+    scores = iter(scores_Bn[kept_Bn].tolist())
+    counts = np.count_nonzero(kept_Bn, axis=1).tolist()
+    return [_hits([(next(scores), next(items)) for _ in range(count)], k, unique) for count in counts]
 
 
-_Kept = tuple[NDArray[np.int64], NDArray[np.int64], Float32]
-"""Shard, row and score of each."""
-
-
-def _best(of_query: Sequence[BestRows], k: int | None) -> _Kept:
-    """Score descending. Those that score as high as the last of the best ``k`` stay too: item ids decide among them."""
-    shards_n = np.repeat(np.arange(len(of_query)), [len(part) for part in of_query])
-    rows_n = np.concatenate([part.rows_k for part in of_query])
-    scores_n = np.concatenate([part.scores_k for part in of_query])
-    if len(of_query) > 1:
-        best_n = np.argsort(-scores_n, kind="stable")
-        if k is not None and k < len(best_n):
-            best_n = best_n[: np.count_nonzero(scores_n >= scores_n[best_n[k - 1]])]
-        shards_n, rows_n, scores_n = shards_n[best_n], rows_n[best_n], scores_n[best_n]
-    return shards_n, rows_n, scores_n
-
-
-def _items(tables: Sequence[ItemTable], places_2M: NDArray[np.int64]) -> list[GalleryItem]:
+def _items(tables: Sequence[ItemTable], shards_M: NDArray[np.int64], rows_M: NDArray[np.int64]) -> list[GalleryItem]:
     """The items in rows of shards; each table is asked once."""
-    shards_M, rows_M = places_2M
     items = np.empty(len(rows_M), object)
     for shard, table in enumerate(tables):
         of_shard_M = shards_M == shard
@@ -75,11 +76,13 @@ def _items(tables: Sequence[ItemTable], places_2M: NDArray[np.int64]) -> list[Ga
     return items.tolist()
 
 
-def _hits(scores_n: Float32, items: Sequence[GalleryItem], k: int, unique: bool) -> list[Hit]:
+def _hits(found: Sequence[tuple[float, GalleryItem]], k: int, unique: bool) -> list[Hit]:
     hits = [
         Hit(item.item_id, score, rank, item.content_hash, item.metadata)
-        for rank, (score, item) in enumerate(zip(scores_n.tolist(), items, strict=True), start=1)
+        for rank, (score, item) in enumerate(found, start=1)
     ]
-    if np.any(scores_n[1:] == scores_n[:-1]):
+    if any(first.score == second.score for first, second in itertools.pairwise(hits)):
         hits.sort(key=order)
+    elif not unique and len(hits) <= k:
+        return hits
     return ranked(first_of_pictures(hits) if unique else hits, k)

@@ -6,6 +6,7 @@ dimension.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from typing import Any
@@ -22,7 +23,7 @@ from chatsearch.index.exhaustive import nearest
 from chatsearch.index.filters import Filter, check_filter
 from chatsearch.index.items import read_items
 from chatsearch.index.merge import ShardHits
-from chatsearch.index.rows import NO_ROWS, BestRows, hits_of
+from chatsearch.index.rows import BestRows, hits_of
 from chatsearch.index.search_parameters import SearchParameters
 from chatsearch.index.selection import SCANNED_NUMBERS, Selection
 from chatsearch.index.vectors import (
@@ -40,7 +41,9 @@ from chatsearch.types import GalleryItem
 _SPARE = 8
 """Candidates fetched beyond ``k``: enough to settle nearly every query in the first round."""
 _MAX_GATHERED = 1 << 24
-"""Numbers gathered at a time for exact scoring (128 MiB)."""
+"""Numbers that the candidates of a round hold: queries beyond are answered in a further round."""
+_SCORED_AT_A_TIME = 1 << 17
+"""Numbers multiplied at a time for exact scores: with their products they stay in a core's cache."""
 SCANNED_SHARE = 0.25
 """Of this share or less of a flat index the rows are gathered and scored alone; of more, all are scored, which needs no copy."""
 _KEPT_FILTERS = 16
@@ -193,7 +196,7 @@ class IndexShard:
         *,
         filter: Filter | None = None,
         unique: bool = False,
-    ) -> list[BestRows]:
+    ) -> BestRows:
         """The same as rows, for a caller in this process that merges them with those of other shards."""
         queries_BD = check_queries(queries_BD, self.dimension)
         check_filter(filter)
@@ -202,9 +205,9 @@ class IndexShard:
         exclusions = check_exclusions(exclude, len(queries_BD))
         request = _Request(queries_BD, check_k(k), exclusions, unique, selected, num_rows)
         parameters = (parameters or SearchParameters()).over(self._defaults, self.kind)
-        answers = [NO_ROWS] * len(queries_BD)
+        answers = BestRows.none(len(queries_BD), min(request.k, num_rows))
         if num_rows:
-            open_P = list(range(len(queries_BD)))
+            open_P = np.arange(len(queries_BD))
             if self.kind != "flat" and (selected is None or num_rows * self.dimension > SCANNED_NUMBERS):
                 open_P = self._propose(request, parameters, answers)
             self._settle(request, open_P, answers)
@@ -217,25 +220,22 @@ class IndexShard:
         selected = self._matching(filter)
         return selected if dead_N is None else selected.without(dead_N)
 
-    def _propose(self, request: _Request, parameters: SearchParameters, answers: list[BestRows]) -> list[int]:
+    def _propose(self, request: _Request, parameters: SearchParameters, answers: BestRows) -> NDArray[np.int64]:
         """Answer from what an approximate index proposes, and queries that lack hits from further away. Returns those that still do."""
         assert parameters.num_reranked is not None
-        open_P = list(range(len(request.queries_BD)))
+        open_P = np.arange(len(request.queries_BD))
         least = self._num_fetched(request)
         fetch = min(max(parameters.num_reranked, least), request.num_rows)
         attempt: SearchParameters | None = parameters
-        while open_P and attempt is not None and least < request.num_rows:
-            proposed_PK = propose(self._index, request.queries_BD[open_P], fetch, request.selected, attempt)
-            for query, proposed_K in zip(open_P, proposed_PK, strict=True):
-                rows_K = proposed_K[proposed_K >= 0]
-                scores_K = exact_scores(self._vectors_ND[rows_K], request.queries_BD[query])
-                best_K = np.lexsort((self._id_order_N[rows_K], -scores_K))
-                answers[query] = self._best(rows_K[best_K], scores_K[best_K], request, query)
-            open_P = [query for query in open_P if len(answers[query]) < request.k]
+        while len(open_P) and attempt is not None and least < request.num_rows:
+            for queries_p in self._in_steps(open_P, fetch):
+                rows_pK = propose(self._index, request.queries_BD[queries_p], fetch, request.selected, attempt)
+                self._answer(rows_pK, rows_pK >= 0, queries_p, request, answers)
+            open_P = open_P[answers.num_found(open_P) < request.k]
             attempt = attempt.wider(reach(self._index, attempt))
         return open_P
 
-    def _settle(self, request: _Request, open_P: list[int], answers: list[BestRows]) -> None:
+    def _settle(self, request: _Request, open_P: NDArray[np.int64], answers: BestRows) -> None:
         """Answer exactly."""
         fetch = self._num_fetched(request) + _SPARE
         if request.selected is not None and request.num_rows > SCANNED_SHARE * len(self):
@@ -243,7 +243,7 @@ class IndexShard:
             more = -(-fetch * len(self) // request.num_rows)
             if more < len(self):
                 open_P = self._settle_among(None, request, more, open_P, answers)
-        while open_P:
+        while len(open_P):
             fetch = min(fetch, request.num_rows)
             open_P = self._settle_among(request.selected, request, fetch, open_P, answers)
             fetch *= 4
@@ -253,30 +253,52 @@ class IndexShard:
         among: Selection | None,
         request: _Request,
         fetch: int,
-        open_P: list[int],
-        answers: list[BestRows],
-    ) -> list[int]:
+        open_P: NDArray[np.int64],
+        answers: BestRows,
+    ) -> NDArray[np.int64]:
         """Answer from ``fetch`` candidates a query among the selected rows or all. Returns the queries for which one that
         was not fetched could still belong to the answer.
         """
-        still_open = []
-        step = max(1, _MAX_GATHERED // (fetch * self.dimension))
+        still_open = [open_P[:0]]
         fetches_all = fetch == (len(self) if among is None else among.num_rows)
-        for start in range(0, len(open_P), step):
-            queries = open_P[start : start + step]
-            queries_PD = request.queries_BD[queries]
-            rows_PK, bound_P = nearest(self._vectors_ND, among, queries_PD, fetch)
-            scores_PK = exact_scores(self._vectors_ND[rows_PK], queries_PD[:, None, :])
+        for queries_p in self._in_steps(open_P, fetch):
+            rows_pK, bound_p = nearest(self._vectors_ND, among, request.queries_BD[queries_p], fetch)
+            counts_pK = None
             if among is None and request.selected is not None:
-                scores_PK[~request.selected.mask_N[rows_PK]] = -np.inf
-            best_PK = np.lexsort((self._id_order_N[rows_PK], -scores_PK), axis=-1)
-            for place, query in enumerate(queries):
-                best_K = best_PK[place]
-                answer = self._best(rows_PK[place, best_K], scores_PK[place, best_K], request, query)
-                answers[query] = answer
-                if not fetches_all and (len(answer) < request.k or answer.scores_k[-1] <= bound_P[place]):
-                    still_open.append(query)
-        return still_open
+                counts_pK = request.selected.mask_N[rows_pK]
+            self._answer(rows_pK, counts_pK, queries_p, request, answers)
+            if not fetches_all:
+                short_p = answers.num_found(queries_p) < request.k
+                still_open.append(queries_p[short_p | (answers.scores_Bk[queries_p, -1] <= bound_p)])
+        return np.concatenate(still_open)
+
+    def _in_steps(self, queries_P: NDArray[np.int64], fetch: int) -> Iterator[NDArray[np.int64]]:
+        """As many queries at a time as vectors should be gathered for."""
+        step = max(1, _MAX_GATHERED // (fetch * self.dimension))
+        for start in range(0, len(queries_P), step):
+            yield queries_P[start : start + step]
+
+    def _answer(
+        self,
+        rows_PK: NDArray[np.int64],
+        counts_PK: NDArray[np.bool_] | None,
+        queries_P: NDArray[np.int64],
+        request: _Request,
+        answers: BestRows,
+    ) -> None:
+        """Answer queries with the best of candidates by their exact scores, of those that count where not all do."""
+        scores_PK = self._exact_scores(rows_PK, request.queries_BD[queries_P])
+        if counts_PK is not None:
+            scores_PK[~counts_PK] = -np.inf
+        best_PK = np.lexsort((self._id_order_N[rows_PK], -scores_PK), axis=-1)
+        rows_PK = np.take_along_axis(rows_PK, best_PK, axis=1)
+        scores_PK = np.take_along_axis(scores_PK, best_PK, axis=1)
+        if not request.chooses_pictures:
+            answers.put(queries_P, rows_PK, scores_PK)
+            return
+        for place, query in enumerate(queries_P):
+            kept = self._places(rows_PK[place, scores_PK[place] > -np.inf], request, query)
+            answers.put(query, rows_PK[place, kept], scores_PK[place, kept])
 
     def _num_fetched(self, request: _Request) -> int:
         """Candidates that hold ``k`` hits: those left out are no more than this, and a picture has so many items on average."""
@@ -287,12 +309,17 @@ class IndexShard:
     def _num_pictures(self) -> int:
         return self.items.num_pictures()
 
-    def _best(self, rows_K: NDArray[np.int64], scores_K: Float32, request: _Request, query: int) -> BestRows:
-        """The rows of a query's hits among rows in order; a score of minus infinity ends them."""
-        rows_K = rows_K[: np.count_nonzero(scores_K > -np.inf)]
+    def _exact_scores(self, rows_PK: NDArray[np.int64], queries_PD: Float32) -> Float32:
+        scores_PK = np.empty(rows_PK.shape, np.float32)
+        step = max(1, _SCORED_AT_A_TIME // (rows_PK.shape[1] * self.dimension))
+        for start in range(0, len(rows_PK), step):
+            some = slice(start, start + step)
+            scores_PK[some] = exact_scores(self._vectors_ND[rows_PK[some]], queries_PD[some, None, :])
+        return scores_PK
+
+    def _places(self, rows_K: NDArray[np.int64], request: _Request, query: int) -> list[int]:
+        """Places of a query's hits among rows in order."""
         left_out = set(request.exclusions[query])
-        if not left_out and not request.unique:
-            return BestRows(rows_K[: request.k], scores_K[: request.k])
         places: list[int] = []
         for place, picture in enumerate(self.items.content_hashes(rows_K)):
             if len(places) == request.k:
@@ -301,7 +328,7 @@ class IndexShard:
                 places.append(place)
                 if request.unique:
                     left_out.add(picture)
-        return BestRows(rows_K[places], scores_K[places])
+        return places
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +343,11 @@ class _Request:
     """Rows that may be found; None where all may."""
     num_rows: int
     """How many they are."""
+
+    @property
+    def chooses_pictures(self) -> bool:
+        """Whether a row may be left out for the picture that its item shows."""
+        return self.unique or any(self.exclusions)
 
 
 def recorded_fields(artefact: Artefact) -> frozenset[str] | None:

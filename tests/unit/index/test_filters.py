@@ -224,7 +224,7 @@ def test_what_was_not_parsed_is_refused() -> None:
         AnyOf(({"field": "a"},))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="has no bound"):
         Between("a")
-    with pytest.raises(InputError, match="give a tuple"):
+    with pytest.raises(InputError, match="give at least one"):
         OneOf("a", "coco")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="give a tuple"):
+    with pytest.raises(InputError, match="give at least one"):
         AllOf([Exists("a")])  # type: ignore[arg-type]

@@ -147,7 +147,7 @@ def test_changed_configuration_is_not_taken_for_finished(
     job: Job[CopyConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(job) == 0
-    assert run(job, "--set", "size=4") == 1
+    assert run(job, "--set", "size=4") == 2
     assert "already holds" in capsys.readouterr().err
 
 
@@ -160,13 +160,13 @@ def test_changed_input_is_not_taken_for_finished(job: Job[CopyConfig], tmp_path:
     assert run(job, *settings) == 0
     assert calls == []
     assert run(make_job(source), "--set", "letter=z", "--set", "overwrite=true") == 0
-    assert run(job, *settings) == 1
+    assert run(job, *settings) == 2
 
 
 def test_damaged_output_is_named(job: Job[CopyConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(job) == 0
     (tmp_path / "out" / "letters").write_bytes(b"a")
-    assert run(job) == 1
+    assert run(job) == 2
     assert "manifest says 3" in capsys.readouterr().err
 
 
@@ -220,7 +220,7 @@ def test_files_of_somebody_else_are_neither_begun_nor_replaced(
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "photograph.jpg").write_bytes(b"precious")
-    assert run(job, "--set", "overwrite=true") == 1
+    assert run(job, "--set", "overwrite=true") == 2
     captured = capsys.readouterr()
     assert "(holds files that no job has made)" in captured.out
     assert "left as it is" in captured.err

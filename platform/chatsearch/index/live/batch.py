@@ -101,7 +101,7 @@ def _check_lineage(features: Features, lineage: Lineage) -> None:
         if ours != theirs:
             raise FingerprintMismatchError(
                 f"The features were made with {what} {theirs}, the gallery holds features of {what} {ours}. Embed the pictures with "
-                f"its model: python -m jobs.embed --set gallery=SHARDS --set model={lineage.model} --set output=NEW_URI"
+                f"its model: python -m jobs.embed --set gallery=SHARDS --set model={lineage.model} --set tokens=false --set output=NEW_URI"
             )
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from chatsearch.errors import CorruptArtefactError, InputError, MissingInputError
 from chatsearch.index.live.batch import Batch
 from chatsearch.index.live.entry import Entry, Header, decode, encode
+from chatsearch.index.live.place import LOG
 from chatsearch.index.live.state import State, Version
 from chatsearch.storage import Folder
 
-_PREFIX = "log"
 _SUFFIX = ".entry"
 _ATTEMPTS = 5
 """Times to start over when entries are collected while they are read."""
@@ -18,7 +18,7 @@ _ATTEMPTS = 5
 
 def entry_name(number: int) -> str:
     """File of an entry."""
-    return f"{_PREFIX}/{number:020d}{_SUFFIX}"
+    return f"{LOG}/{number:020d}{_SUFFIX}"
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Log:
 
     def numbers(self) -> list[int]:
         """Numbers of all entries there are, in order. Those that no version needs any more may be gone."""
-        names = self.folder.list(_PREFIX)
-        stems = [name.removeprefix(f"{_PREFIX}/").removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)]
+        names = self.folder.list(LOG)
+        stems = [name.removeprefix(f"{LOG}/").removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)]
         return sorted(int(stem) for stem in stems if stem.isdecimal())
 
     def read(self, number: int) -> Entry:

@@ -26,14 +26,15 @@ class ModelLock:
         Raises:
             FingerprintMismatchError: the model or the expected M_Q is another; names both, and the command that repairs it.
         """
-        self._check(self.mq_fingerprint, lineage, self.model or "MODEL")
+        self._check(self.mq_fingerprint, lineage, self.model)
         projection = Projection.open(self.model or lineage.model)
         self._check(projection.mq_fingerprint, lineage, projection.uri)
         return projection
 
-    def _check(self, mq_fingerprint: str | None, lineage: Lineage, model: str) -> None:
+    def _check(self, mq_fingerprint: str | None, lineage: Lineage, model: str | None) -> None:
         if mq_fingerprint not in (None, lineage.mq_fingerprint):
             raise FingerprintMismatchError(
-                f"Gallery {self.gallery} is projected with M_Q {lineage.mq_fingerprint}, model {model} has M_Q {mq_fingerprint}. "
-                f"Project it anew: python -m jobs.gallery --recipe compact --set gallery={self.gallery} --set model={model}"
+                f"Gallery {self.gallery} is projected with M_Q {lineage.mq_fingerprint}, {f'model {model}' if model else 'yours'} has M_Q "
+                f"{mq_fingerprint}. Project it anew: python -m jobs.gallery --recipe compact --set gallery={self.gallery} --set "
+                f"model={model or 'BUNDLE'}"
             )

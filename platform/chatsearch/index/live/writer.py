@@ -21,7 +21,7 @@ from chatsearch.errors import (
 )
 from chatsearch.index.live.batch import Batch, Features, check_directions, make_batch
 from chatsearch.index.live.catalogue import Catalogue
-from chatsearch.index.live.compact import Compacted, Compaction, build_base, live_catalogue
+from chatsearch.index.live.compact import Compacted, Compaction, begun, build_base, live_catalogue
 from chatsearch.index.live.entry import Entry, Header, Kind
 from chatsearch.index.live.garbage import DEFAULT_GRACE_S, Collected, collect_garbage
 from chatsearch.index.live.lease import Lease
@@ -213,20 +213,28 @@ class GalleryWriter:
             self._catalogue = catalogue
             return number
 
-    def plan_compaction(self, *, model: str | None = None, num_shards: int | None = None) -> Compaction:
+    def plan_compaction(
+        self, *, model: str | None = None, num_shards: int | None = None, kind: str | None = None
+    ) -> Compaction:
         """The work of compacting the newest version; :func:`~chatsearch.index.live.compact.build_base` does it anywhere, while this
-        writer goes on, and :meth:`commit_compaction` makes it count.
+        writer goes on, and :meth:`commit_compaction` makes it count. What another writer left half-done of the same is continued.
 
         Args:
             model: model bundle to project with; None keeps the gallery's. Its encoder must be the gallery's.
             num_shards: shards of the new base; None keeps their number.
+            kind: of index; None keeps the base's, with its lists and search parameters.
         """
         with self._lock:
             self._ready()
             version = self._version
-            return Compaction(
-                self.log.folder.uri, version, model or version.lineage.model, num_shards or version.num_shards
+            work = Compaction(
+                self.log.folder.uri,
+                version,
+                model or version.lineage.model,
+                num_shards or version.num_shards,
+                kind=kind or "",
             )
+            return begun(self.log, work, self._state.reset) or work
 
     def commit_compaction(self, made: Compacted) -> int:
         """Let the gallery rest on a new base; what was written since it was planned applies over it. Returns the version.
@@ -258,9 +266,9 @@ class GalleryWriter:
             self._catalogue = catalogue
             return number
 
-    def compact(self, *, model: str | None = None, num_shards: int | None = None) -> int:
+    def compact(self, *, model: str | None = None, num_shards: int | None = None, kind: str | None = None) -> int:
         """Compact here and now. See :meth:`plan_compaction`."""
-        return self.commit_compaction(build_base(self.plan_compaction(model=model, num_shards=num_shards)))
+        return self.commit_compaction(build_base(self.plan_compaction(model=model, num_shards=num_shards, kind=kind)))
 
     def collect(self, grace_s: float = DEFAULT_GRACE_S) -> Collected:
         """Delete what no version of the last ``grace_s`` seconds and no snapshot needs. See :func:`collect_garbage`."""
