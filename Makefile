@@ -65,7 +65,7 @@ check: $(STAMP)  ## Format, lint, types, import rules, unit tests
 	$(BIN)/ruff format --check --quiet $(SOURCES)
 	$(BIN)/ruff check --quiet $(SOURCES)
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/rules tests/unit $(only) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile tests/rules tests/unit $(only) $(PYTEST_ARGS)
 
 integration: $(STAMP)  ## Tests with a real Ray, a real S3 server and real workers
 	$(BIN)/python -m pytest -q tests/integration $(only) $(PYTEST_ARGS)

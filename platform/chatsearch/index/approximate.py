@@ -21,6 +21,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from chatsearch.index.gpu_lists import add_with, flat_on_gpus, train_with
 from chatsearch.index.search_parameters import SearchParameters
 from chatsearch.index.selection import Selection
 from chatsearch.index.vectors import Float32
@@ -62,14 +63,24 @@ def trained(kind: str, sample_SD: Float32, lists: int) -> Any:
     if kind == "ivf-opq":
         rotation = _FAISS.downcast_VectorTransform(index.chain.at(0))
         rotation.niter, rotation.max_train_points, rotation.niter_pq_0 = _ROTATIONS, _ROTATED_ROWS, _FIRST_STEPS
-    index.train(np.ascontiguousarray(sample_SD))
+    sample_SD = np.ascontiguousarray(sample_SD)
+    flat = flat_on_gpus(dimension) if kind.startswith("ivf") else None
+    if flat is None:
+        index.train(sample_SD)
+    else:
+        train_with(index, sample_SD, flat)
     return index
 
 
 def filled(empty: Any, rows_ND: Float32) -> Any:
     """A copy of a trained index with the rows of one shard."""
     index = faiss.clone_index(empty)
-    index.add(np.ascontiguousarray(rows_ND))
+    rows_ND = np.ascontiguousarray(rows_ND)
+    flat = None if _FAISS.try_extract_index_ivf(index) is None else flat_on_gpus(rows_ND.shape[1])
+    if flat is None:
+        index.add(rows_ND)
+    else:
+        add_with(index, rows_ND, flat)
     return index
 
 

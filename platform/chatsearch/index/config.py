@@ -108,6 +108,8 @@ class IndexConfig(Config):
     """Build the shards side by side in Ray tasks instead of one after the other in this process."""
     task_cpus: float = runtime(1.0, gt=0)
     """Processors of such a task."""
+    task_gpus: float = runtime(0.0, ge=0)
+    """GPUs of such a task, for the kinds with inverted lists."""
     overwrite: bool = runtime(False)
 
     def content(self) -> dict[str, Any]:

@@ -19,11 +19,17 @@ class RayTasks:
 
     num_cpus: float = 1.0
     """Processors that each task asks for."""
+    num_gpus: float = 0.0
+    """GPUs that it asks for: those it sees."""
 
     def start(self, function: Callable[..., Any], *arguments: Any, num_results: int = 1) -> Any:
         """See :class:`~chatsearch.index.workforce.Workforce`."""
         task = ray.remote(function).options(
-            num_cpus=self.num_cpus, num_returns=num_results, max_retries=_MAX_RETRIES, name=function.__name__
+            num_cpus=self.num_cpus,
+            num_gpus=self.num_gpus,
+            num_returns=num_results,
+            max_retries=_MAX_RETRIES,
+            name=function.__name__,
         )
         return task.remote(*arguments)
 
