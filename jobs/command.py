@@ -137,7 +137,9 @@ class Job(Generic[C]):
             mark = "*" if name == self.default else " "
             lines.append(f" {mark} {name:<{width}}  {summary[0] if summary else ''}")
         lines += ["", f"Keys of {shown} (of another recipe: --recipe NAME --help; with their values: --dry-run):"]
-        lines += [f"   {key}" for key in known_keys(getattr(self.recipes, shown)())]
+        keys = known_keys(getattr(self.recipes, shown)())
+        width = max(map(len, keys))
+        lines += [f"   {key:<{width}}  {said}".rstrip() for key, said in keys.items()]
         return "\n".join(lines)
 
 

@@ -27,6 +27,7 @@ class PrepareConfig(Config):
     output: str = runtime("")
     """Folder to write, local or ``s3://``."""
     overwrite: bool = runtime(False)
+    """Replace what an earlier run made there from other inputs or in another way."""
 
 
 class StreamConfig(Config):

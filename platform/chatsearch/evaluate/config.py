@@ -87,6 +87,7 @@ class QueriesConfig(Config):
     """Contexts in a forward pass. It decides the last bits of the vectors, so it is part of the fingerprint."""
     threads: PositiveInt = runtime(2)
     overwrite: bool = runtime(False)
+    """Replace what an earlier run made there from other inputs or in another way."""
 
 
 class PhaseConfig(Config):
@@ -132,6 +133,7 @@ class BaselineConfig(Config):
     log_every: PositiveInt = runtime(10)
     output: str = runtime("")
     overwrite: bool = runtime(False)
+    """Replace what an earlier run made there from other inputs or in another way."""
 
     @model_validator(mode="after")
     def _check(self) -> BaselineConfig:

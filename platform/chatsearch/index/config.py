@@ -46,6 +46,7 @@ class EmbedConfig(Config):
     decode_threads: int = runtime(2, ge=1)
     """Threads per actor that decode the next batch while the encoder works on this one."""
     overwrite: bool = runtime(False)
+    """Replace what an earlier run made there from other inputs or in another way."""
 
     def content(self) -> dict[str, Any]:
         """The fields that decide the bytes; what is not asked for decides nothing, so that older stores stay what they are."""
@@ -57,8 +58,11 @@ class SearchDefaults(Config):
     """What a search of an index goes by that says nothing itself; 0 leaves it to the kind. See docs/index-kinds.md."""
 
     nprobe: int = Field(0, ge=0)
+    """Inverted lists that are looked at."""
     ef_search: int = Field(0, ge=0)
+    """Nodes of a graph that are kept in view."""
     num_reranked: int = Field(0, ge=0)
+    """Proposed rows whose exact scores are computed."""
 
     def given(self) -> dict[str, int]:
         """What is set."""
@@ -82,7 +86,7 @@ class IndexConfig(Config):
     raw: bool = False
     """Index the features as they are, for no model: what folded searches of any model take proposals from (docs/index-kinds.md)."""
     kind: Literal["flat", "fp16", "sq8", "ivf-pq", "ivf-opq", "ivf-rabitq", "hnsw", "auto"] = "flat"
-    """``flat``: exact inner product over all rows. Of the others (docs/index-kinds.md) FAISS proposes rows, whose exact scores decide
+    """How rows are kept and searched (docs/index-kinds.md). ``flat``: exact inner product over all rows. Of the others FAISS proposes rows, whose exact scores decide
     which of them are found and in which order. Galleries of fewer than 1,024 pictures are flat whatever is named here. ``auto``: the
     fastest of them within the budgets below, as ``queries`` measure it on the machine that builds."""
     num_lists: int = Field(0, ge=0)
@@ -111,6 +115,7 @@ class IndexConfig(Config):
     task_gpus: float = runtime(0.0, ge=0)
     """GPUs of such a task, for the kinds with inverted lists."""
     overwrite: bool = runtime(False)
+    """Replace what an earlier run made there from other inputs or in another way."""
 
     def content(self) -> dict[str, Any]:
         """The fields that decide the bytes; of those that others leave alone only what is asked for, so that older indices stay what
@@ -161,3 +166,4 @@ class FoldConfig(Config):
     output: str = runtime("")
     """Where the norms go."""
     overwrite: bool = runtime(False)
+    """Replace what an earlier run made there from other inputs or in another way."""

@@ -160,6 +160,7 @@ class TrainConfig(Config):
     """Model of the registry that the bundle is entered into as a version, with the stage as its alias; empty enters it nowhere."""
     output: str = runtime("")
     overwrite: bool = runtime(False)
+    """Replace what an earlier run made there from other inputs or in another way."""
 
     @property
     def per_step(self) -> int:
@@ -304,3 +305,4 @@ class TinyWeightsConfig(Config):
     threads: PositiveInt = runtime(2)
     output: str = runtime("")
     overwrite: bool = runtime(False)
+    """Replace what an earlier run made there from other inputs or in another way."""

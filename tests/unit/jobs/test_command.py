@@ -26,6 +26,7 @@ from jobs.finished import find_inputs, finished_artefact
 class CopyConfig(Config):
     source: str = runtime("")
     letter: str = "a"
+    """What is written, as ``size`` copies. It may be any letter."""
     size: int = Field(3, ge=1)
     fail: str = runtime("")
     output: str = runtime("")
@@ -204,6 +205,7 @@ def test_help_lists_recipes_and_keys(job: Job[CopyConfig], capsys: pytest.Captur
     assert " * short  Three letters." in out
     assert "   long   Thirty letters." in out
     assert "   overwrite" in out
+    assert "   letter     What is written, as size copies\n" in out
     assert "helper" not in out
     assert "Keys of short (" in out
 

@@ -11,13 +11,15 @@ class PlanRequest(Config):
     """A gallery and the budgets of its search. Sizes in bytes, unless a name says otherwise."""
 
     images: int = Field(ge=1, le=10**12)
+    """Pictures of the gallery."""
     qps: float = Field(gt=0, le=1e7, allow_inf_nan=False)
     """Searches a second, at the peak."""
     p95_ms: float = Field(gt=0, allow_inf_nan=False)
-    """The search alone, in milliseconds: the model that makes the query vector is not in it."""
+    """Milliseconds that 95 of 100 searches take at most, without the model that makes the query vector."""
     recall: float = Field(gt=0, le=1)
     """Recall@k against exact search over float32 vectors."""
     k: int = Field(10, ge=1, le=1000)
+    """Hits of a search."""
     dimension: int = Field(256, ge=8, le=4096, multiple_of=8)
     """Width of the retrieval space; the paper's model has 256."""
     feature_dimension: int = Field(1024, ge=1, le=16384)
@@ -27,14 +29,16 @@ class PlanRequest(Config):
     id_bytes: int = Field(24, ge=1)
     """Length of an item id."""
     thumbnail_bytes: int = Field(0, ge=0)
+    """A small JPEG of each picture, kept beside its features."""
     image_gflops: float = Field(162.0, gt=0)
     """Work of the vision encoder for a picture; ViT-L/14 at 224 pixels: 2 x 81 G multiply-adds."""
     embed_hours: float = Field(168.0, gt=0)
-    """Embedding is spread over enough machines to end in this time."""
+    """Hours in which all pictures are embedded, on as many machines as that takes."""
     build_hours: float = Field(24.0, gt=0)
-    """The same for one build of the index."""
+    """Hours in which the index is built once, on as many machines as that takes."""
     months: float = Field(12.0, gt=0)
-    """Of serving, over which an index that is dearer to build may pay."""
+    """Months of serving, over which an index that is dearer to build may pay."""
     min_replicas: int = Field(2, ge=1)
     """Copies of every shard: with two, one machine may fail."""
     seed: int = Field(0, ge=0)
+    """Of the simulation of queues."""
