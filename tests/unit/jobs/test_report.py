@@ -184,7 +184,7 @@ def test_a_second_report_replaces_the_first_and_nothing_else(store: Path, capsys
     assert run("--set", "figure5=none") == 0
     assert not Path("report/figure5.svg").exists()
     Path("report/report.json").write_text("{}")
-    assert run() == 1
+    assert run() == 2
     assert "holds something else than a report" in capsys.readouterr().err
 
 

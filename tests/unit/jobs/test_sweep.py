@@ -203,11 +203,11 @@ def test_a_training_that_cannot_go_on_stops_its_cell_alone(capsys: pytest.Captur
 
 def test_the_result_of_something_else_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     Path("toy.json").write_text("{}")
-    assert run() == 1
+    assert run() == 2
     assert "something else than a result of this job" in capsys.readouterr().err
     Path("toy.json").unlink()
     assert run("--set", "seeds=[0]") == 0
-    assert run() == 1
+    assert run() == 2
     assert "holds the result of another sweep" in capsys.readouterr().err
     done.clear()
     assert run("--set", "overwrite=true") == 0
@@ -219,7 +219,7 @@ def test_cells_on_other_galleries_are_not_compared(capsys: pytest.CaptureFixture
     other = json.loads(Path("made/high-3.json").read_text())
     other["inputs"]["features"]["fingerprint"] = "another"
     Path("made/high-3.json").write_text(json.dumps(other))
-    assert run() == 1
+    assert run() == 2
     assert "low (seed 0) and high (seed 3) were measured on different" in capsys.readouterr().err
 
 
