@@ -28,6 +28,7 @@ class ItemTable:
 
     def __init__(self, table: pa.Table) -> None:
         table = table.combine_chunks()
+        self._texts = [_Texts(_column(table, name)) for name in _SCHEMA.names]
         self._item_ids = _column(table, "item_id")
         self._hashes = _column(table, "content_hash")
         self._metadata = _column(table, "metadata")
@@ -48,16 +49,14 @@ class ItemTable:
 
     def items(self, rows: NDArray[np.int64]) -> list[GalleryItem]:
         """The items in some rows: quicker than one after the other."""
-        item_ids, hashes, texts = (
-            column.take(pa.array(rows)).to_pylist() for column in (self._item_ids, self._hashes, self._metadata)
-        )
+        item_ids, hashes, texts = (column.at(rows) for column in self._texts)
         # One text for the decoder: most of its time for a short one goes into being called.
         metadata = json.loads(f"[{','.join(texts)}]")
         return [GalleryItem(*columns) for columns in zip(item_ids, hashes, metadata, strict=True)]
 
     def content_hashes(self, rows: NDArray[np.int64]) -> list[str]:
         """Which pictures the items in some rows show."""
-        return self._hashes.take(pa.array(rows)).to_pylist()
+        return self._texts[1].at(rows)
 
     def item_id(self, row: int) -> str:
         """Id of the item in one row."""
@@ -98,8 +97,7 @@ class ItemTable:
             yield np.ascontiguousarray(self.faiss_ids_N)
         for column in (self._item_ids, self._hashes, self._metadata):
             yield pc.binary_length(column).to_numpy(zero_copy_only=False)
-            start, stop = (column.buffers()[1] and (_offset(column, 0), _offset(column, len(column)))) or (0, 0)
-            yield np.frombuffer(column.buffers()[2] or b"", np.uint8)[start:stop]
+            yield _Texts(column).bytes()
 
     def id_order(self) -> NDArray[np.int64]:
         """Place of each row in the order of the item ids: what breaks ties, as one number."""
@@ -109,9 +107,23 @@ class ItemTable:
         return order
 
 
-def _offset(column: pa.Array, row: int) -> int:
-    """Where the text of a row begins among the bytes of its column."""
-    return int(np.frombuffer(column.buffers()[1], np.int32)[column.offset + row])
+class _Texts:
+    """A column of texts, cut out where they lie: for a few rows that takes a tenth of what a call of Arrow does."""
+
+    def __init__(self, column: pa.Array) -> None:
+        _, offsets, data = column.buffers()
+        held = np.frombuffer(offsets or bytes(4), np.int32)
+        self._offsets = held[column.offset : column.offset + len(column) + 1]
+        self._data = memoryview(data or b"")
+
+    def at(self, rows: NDArray[np.int64]) -> list[str]:
+        """The texts of some rows."""
+        starts, stops = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
+        return [str(self._data[start:stop], "utf-8") for start, stop in zip(starts, stops, strict=True)]
+
+    def bytes(self) -> NDArray[np.uint8]:
+        """Those of all rows, one after the other."""
+        return np.frombuffer(self._data, np.uint8)[self._offsets[0] : self._offsets[-1]]
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:

@@ -28,17 +28,20 @@ class BestRows:
     @classmethod
     def none(cls, num_queries: int, k: int) -> BestRows:
         """Room for answers."""
-        return cls(np.full((num_queries, k), -1), np.full((num_queries, k), -np.inf, np.float32))
+        return cls(np.zeros((num_queries, k), np.int64), np.full((num_queries, k), -np.inf, np.float32))
 
     def put(self, queries_P: NDArray[np.int64], rows_PK: NDArray[np.int64], scores_PK: Float32) -> None:
         """Set what some queries found, the best first."""
         k = min(rows_PK.shape[-1], self.rows_Bk.shape[1])
-        self.rows_Bk[queries_P, :k], self.rows_Bk[queries_P, k:] = rows_PK[..., :k], -1
-        self.scores_Bk[queries_P, :k], self.scores_Bk[queries_P, k:] = scores_PK[..., :k], -np.inf
+        self.rows_Bk[queries_P, :k] = rows_PK[..., :k]
+        self.scores_Bk[queries_P, :k] = scores_PK[..., :k]
+        self.scores_Bk[queries_P, k:] = -np.inf
 
-    def num_found(self, queries_P: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many hits some queries have."""
-        return np.count_nonzero(self.scores_Bk[queries_P] > -np.inf, axis=1)
+    def lack(self, k: int, queries_P: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of some queries have fewer than ``k`` hits."""
+        if self.scores_Bk.shape[1] < k:
+            return np.ones(len(queries_P), np.bool_)
+        return self.scores_Bk[queries_P, k - 1] == -np.inf
 
 
 def hits_of(tables: Sequence[ItemTable], found: Sequence[BestRows], k: int, *, unique: bool = False) -> list[list[Hit]]:
@@ -50,20 +53,33 @@ def hits_of(tables: Sequence[ItemTable], found: Sequence[BestRows], k: int, *, u
         k: number of hits wanted.
         unique: one hit of each picture.
     """
+    if len(found) == 1:
+        scores_Bn = found[0].scores_Bk
+        kept_Bn = scores_Bn > -np.inf
+        held = tables[0].items(found[0].rows_Bk[kept_Bn])
+    else:
+        scores_Bn, kept_Bn, shards_M, rows_M = _merged(found, None if unique else k)
+        held = _items(tables, shards_M, rows_M)
+    items, scores = iter(held), iter(scores_Bn[kept_Bn].tolist())
+    counts = np.count_nonzero(kept_Bn, axis=1).tolist()
+    return [_hits([(next(scores), next(items)) for _ in range(count)], k, unique) for count in counts]
+
+
+def _merged(
+    found: Sequence[BestRows], k: int | None
+) -> tuple[Float32, NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+    """Scores in descending order, (B, n); which of them count, (B, n); shards and rows of these, (M,) each."""
     shards_n = np.repeat(np.arange(len(found)), [part.rows_Bk.shape[1] for part in found])
     rows_Bn = np.concatenate([part.rows_Bk for part in found], axis=1)
     scores_Bn = np.concatenate([part.scores_Bk for part in found], axis=1)
     best_Bn = np.argsort(-scores_Bn, axis=1, kind="stable")
-    scores_Bn = np.take_along_axis(scores_Bn, best_Bn, axis=1)
+    places_B1 = np.arange(len(best_Bn))[:, None]
+    scores_Bn = scores_Bn[places_B1, best_Bn]
     kept_Bn = scores_Bn > -np.inf
-    if k < scores_Bn.shape[1] and not unique:
+    if k is not None and k < scores_Bn.shape[1]:
         # Those that score as high as the last of the best k stay too: item ids decide among them.
         kept_Bn &= scores_Bn >= scores_Bn[:, k - 1 : k]
-    rows_M = np.take_along_axis(rows_Bn, best_Bn, axis=1)[kept_Bn]
-    items = iter(_items(tables, shards_n[best_Bn[kept_Bn]], rows_M))
-    scores = iter(scores_Bn[kept_Bn].tolist())
-    counts = np.count_nonzero(kept_Bn, axis=1).tolist()
-    return [_hits([(next(scores), next(items)) for _ in range(count)], k, unique) for count in counts]
+    return scores_Bn, kept_Bn, shards_n[best_Bn[kept_Bn]], rows_Bn[places_B1, best_Bn][kept_Bn]
 
 
 def _items(tables: Sequence[ItemTable], shards_M: NDArray[np.int64], rows_M: NDArray[np.int64]) -> list[GalleryItem]:

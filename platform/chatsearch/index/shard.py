@@ -104,7 +104,8 @@ class IndexShard:
         if keeps_vectors(self.kind):
             self._vectors_ND = _held_vectors(self._index)
         else:
-            self._vectors_ND = np.load(paths[vectors_name(shard)], mmap_mode="r", allow_pickle=False)
+            # A plain view: numpy.memmap runs code of its own whenever it is indexed.
+            self._vectors_ND = np.asarray(np.load(paths[vectors_name(shard)], mmap_mode="r", allow_pickle=False))
         self._id_order_N = self.items.id_order()
         # The cache knows what it needs alone: through a method it would hold this shard, and the shard the cache.
         self._matching = lru_cache(_KEPT_FILTERS)(partial(_matching, self.items.columns(), self._vectors_ND))
@@ -210,7 +211,8 @@ class IndexShard:
             open_P = np.arange(len(queries_BD))
             if self.kind != "flat" and (selected is None or num_rows * self.dimension > SCANNED_NUMBERS):
                 open_P = self._propose(request, parameters, answers)
-            self._settle(request, open_P, answers)
+            if len(open_P):
+                self._settle(request, open_P, answers)
         return answers
 
     def _selected(self, filter: Filter | None, dead_N: NDArray[np.bool_] | None) -> Selection | None:
@@ -227,11 +229,13 @@ class IndexShard:
         least = self._num_fetched(request)
         fetch = min(max(parameters.num_reranked, least), request.num_rows)
         attempt: SearchParameters | None = parameters
-        while len(open_P) and attempt is not None and least < request.num_rows:
+        while attempt is not None and least < request.num_rows:
             for queries_p in self._in_steps(open_P, fetch):
                 rows_pK = propose(self._index, request.queries_BD[queries_p], fetch, request.selected, attempt)
                 self._answer(rows_pK, rows_pK >= 0, queries_p, request, answers)
-            open_P = open_P[answers.num_found(open_P) < request.k]
+            open_P = open_P[answers.lack(request.k, open_P)]
+            if not len(open_P):
+                break
             attempt = attempt.wider(reach(self._index, attempt))
         return open_P
 
@@ -268,8 +272,8 @@ class IndexShard:
                 counts_pK = request.selected.mask_N[rows_pK]
             self._answer(rows_pK, counts_pK, queries_p, request, answers)
             if not fetches_all:
-                short_p = answers.num_found(queries_p) < request.k
-                still_open.append(queries_p[short_p | (answers.scores_Bk[queries_p, -1] <= bound_p)])
+                lack_p = answers.lack(request.k, queries_p)
+                still_open.append(queries_p[lack_p | (answers.scores_Bk[queries_p, -1] <= bound_p)])
         return np.concatenate(still_open)
 
     def _in_steps(self, queries_P: NDArray[np.int64], fetch: int) -> Iterator[NDArray[np.int64]]:
@@ -291,8 +295,8 @@ class IndexShard:
         if counts_PK is not None:
             scores_PK[~counts_PK] = -np.inf
         best_PK = np.lexsort((self._id_order_N[rows_PK], -scores_PK), axis=-1)
-        rows_PK = np.take_along_axis(rows_PK, best_PK, axis=1)
-        scores_PK = np.take_along_axis(scores_PK, best_PK, axis=1)
+        places_P1 = np.arange(len(best_PK))[:, None]
+        rows_PK, scores_PK = rows_PK[places_P1, best_PK], scores_PK[places_P1, best_PK]
         if not request.chooses_pictures:
             answers.put(queries_P, rows_PK, scores_PK)
             return
@@ -310,8 +314,10 @@ class IndexShard:
         return self.items.num_pictures()
 
     def _exact_scores(self, rows_PK: NDArray[np.int64], queries_PD: Float32) -> Float32:
-        scores_PK = np.empty(rows_PK.shape, np.float32)
         step = max(1, _SCORED_AT_A_TIME // (rows_PK.shape[1] * self.dimension))
+        if step >= len(rows_PK):
+            return exact_scores(self._vectors_ND[rows_PK], queries_PD[:, None, :])
+        scores_PK = np.empty(rows_PK.shape, np.float32)
         for start in range(0, len(rows_PK), step):
             some = slice(start, start + step)
             scores_PK[some] = exact_scores(self._vectors_ND[rows_PK[some]], queries_PD[some, None, :])
