@@ -114,12 +114,13 @@ class _Texts:
         _, offsets, data = column.buffers()
         held = np.frombuffer(offsets or bytes(4), np.int32)
         self._offsets = held[column.offset : column.offset + len(column) + 1]
-        self._data = memoryview(data or b"")
+        self._data: pa.Buffer = data or pa.py_buffer(b"")
 
     def at(self, rows: NDArray[np.int64]) -> list[str]:
         """The texts of some rows."""
+        data = memoryview(self._data)
         starts, stops = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
-        return [str(self._data[start:stop], "utf-8") for start, stop in zip(starts, stops, strict=True)]
+        return [str(data[start:stop], "utf-8") for start, stop in zip(starts, stops, strict=True)]
 
     def bytes(self) -> NDArray[np.uint8]:
         """Those of all rows, one after the other."""
