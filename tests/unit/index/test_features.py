@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from chatsearch.errors import CorruptArtefactError, GalleryError, IncompleteArtefactError, MissingInputError
 from chatsearch.index.features import FeatureStore, part_name
-from chatsearch.index.items import check_item_ids, read_items, write_items
+from chatsearch.index.items import ItemTable, check_item_ids, items_as_table, read_items, write_items
 from chatsearch.index.vectors import exact_scores, score_error, unit_rows
 from chatsearch.types import GalleryItem
 from hypothesis import given
@@ -112,6 +113,20 @@ def test_items_survive_the_table_and_keep_their_order(
     # Ties are broken as Python orders strings.
     by_order = [table.item(row).item_id for row in np.argsort(table.id_order())]
     assert by_order == sorted(item.item_id for item in items)
+
+
+def test_rows_of_an_item_table_are_what_was_written_wherever_it_was_cut_or_sent() -> None:
+    items = [
+        GalleryItem(f"item-{n}é" * (n % 3 + 1), "0" * 64, {"caption": 'naïve, "quoted"\n' * (n % 2)}) for n in range(9)
+    ]
+    whole = ItemTable(items_as_table(items))
+    cut = ItemTable(items_as_table([*items[:2], *items]).slice(2))
+    sent = copy.deepcopy(cut)  # as pickle does it
+    rows = np.array([8, 0, 3, 3, 5])
+    for table in (whole, cut, sent):
+        assert table.items(rows) == [items[row] for row in rows]
+        assert [table.item(row) for row in range(9)] == items
+    assert whole.items(rows[:0]) == ItemTable(items_as_table([])).items(rows[:0]) == []
 
 
 def test_a_table_of_something_else_is_named(tmp_path: Path) -> None:
