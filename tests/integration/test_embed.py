@@ -134,7 +134,7 @@ class TestOnRay:
         (cut / part_name(1)).unlink()
         (cut / "started.json").write_bytes(_started_of(config, tmp_path / "fresh", model))
         kept = {name: (cut / part_name(name)).stat().st_mtime_ns for name in (0, 2)}
-        with pytest.raises(IncompleteArtefactError, match="run the same command again"):
+        with pytest.raises(IncompleteArtefactError, match="command again to continue"):
             FeatureStore.open(str(cut))
         again = embed(config)
         assert {name: (cut / part_name(name)).stat().st_mtime_ns for name in (0, 2)} == kept
@@ -315,7 +315,7 @@ def test_mistakes_are_named_before_anything_starts(shards: str, model: str, tmp_
         embed(good.replace(gallery=str(tmp_path / "none")))
     with pytest.raises(FingerprintMismatchError, match="a document-shards, not a model"):
         embed(good.replace(model=shards))
-    with pytest.raises(FingerprintMismatchError, match="nothing finished"):
+    with pytest.raises(FingerprintMismatchError, match="holds nothing, not"):
         embed(good.replace(model=str(tmp_path / "none")))
     text = Sample(Document("t", Kind.TEXT, (Segment(text="words"),)))
     words = write_shards(tmp_path / "words", [[text]])

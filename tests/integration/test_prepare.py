@@ -98,7 +98,7 @@ def test_an_interrupted_run_redoes_only_what_is_missing_and_ends_in_the_same_byt
     folder.delete("images/part-00002.parquet")
     folder.write_bytes("documents/part-00001.parquet", b"cut off")
     kept = {p: p.stat().st_mtime_ns for n in (0, 3) for p in Path(folder.uri).glob(f"*/part-0000{n}.*")}
-    with pytest.raises(IncompleteArtefactError, match="run the same command again"):
+    with pytest.raises(IncompleteArtefactError, match="command again to continue"):
         DocumentShards.open(folder.uri)
     again = prepare(config)
     assert contents(again.folder) == contents(scenes.folder)

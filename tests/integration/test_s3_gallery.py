@@ -54,6 +54,6 @@ def test_an_interrupted_build_is_not_an_index(s3: str) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         build_index(gallery.config(2), on_shard=stop)
-    with pytest.raises(IncompleteArtefactError, match="run the same command again"):
+    with pytest.raises(IncompleteArtefactError, match="command again to continue"):
         GalleryIndex.open(gallery.config(2).output)
     assert GalleryIndex(build_index(gallery.config(2))).num_items == 20
