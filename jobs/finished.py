@@ -85,7 +85,7 @@ def _unfinished(uri: str) -> str:
         return (
             "a gallery that changes"
             if holds_gallery(uri)
-            else "not finished"
+            else "no finished artefact"
             if Folder(uri).exists()
             else "nothing there"
         )

@@ -48,7 +48,7 @@ def _workforce(config: IndexConfig) -> Iterator[Workforce | None]:
     with ray_session():
         from chatsearch.index.tasks import RayTasks
 
-        yield RayTasks(config.task_cpus, config.task_gpus)
+        yield RayTasks(config.task_cpus, config.task_gpus if config.kind.startswith("ivf") else 0.0)
 
 
 JOB = Job("index", recipes, default="tiny", kind=GALLERY_INDEX, work=work)

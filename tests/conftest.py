@@ -20,8 +20,7 @@ os.environ.update(
         "TOKENIZERS_PARALLELISM": "false",
     }
 )
-# Side by side (pytest -n) the processes share the cores.
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import pytest
 from hypothesis import settings

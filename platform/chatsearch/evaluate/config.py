@@ -123,7 +123,7 @@ class BaselineConfig(Config):
     heads: HeadsConfig = HeadsConfig()
     """Where both projections start."""
     mixed: bool = False
-    """Multiply the language model's matrices in bf16 (torch autocast), but in fp32 on a CPU without instructions for bf16."""
+    """Multiply the language model's matrices in bf16 (torch autocast), but in fp32 on a CPU without AMX or AVX-512 BF16."""
     tau0: PositiveFloat = 0.07
     max_grad_norm: PositiveFloat = 1.0
     head_multiplier: PositiveFloat = 1.0

@@ -24,7 +24,7 @@ from chatsearch.index.filters import Filter, check_fields, check_filter
 from chatsearch.index.live.reader import LiveGallery
 from chatsearch.index.merge import ShardHits
 from chatsearch.index.search_parameters import SearchParameters
-from chatsearch.index.shard import IndexShard
+from chatsearch.index.shard import IndexShard, recorded_fields
 from chatsearch.index.vectors import Exclusions
 from chatsearch.kinds import GALLERY_INDEX
 from chatsearch.manifest import open_artefact, read_manifest
@@ -50,13 +50,9 @@ class ShardActor:
             self._shard = IndexShard.open(uri, shard)
             threading.Thread(target=self._ask_canaries, daemon=True).start()
 
-    def fields(self) -> frozenset[str]:
-        """Names that the metadata of an index have, as far as this shard can tell: of an old one only the items tell. That it answers also
-        says that the shard is open."""
-        if self._live is not None:
-            return frozenset()
-        recorded = self._shard.gallery_fields
-        return self._shard.items.fields() if recorded is None else recorded
+    def num_items(self) -> int:
+        """Items that can be found here; that it answers also says that the shard is open."""
+        return self._live.num_items if self._live else len(self._shard)
 
     def search(
         self,
@@ -93,12 +89,13 @@ class ActorGallery:
         items_per_shard: Sequence[float],
         *,
         is_live: bool,
+        fields: frozenset[str] | None,
     ) -> None:
         self.actors = list(actors)
         """Handles, by shard."""
         self._items_per_shard = items_per_shard
         self._is_live = is_live
-        self._fields: frozenset[str] | None = None
+        self._fields = fields
 
     @classmethod
     def open(
@@ -121,17 +118,18 @@ class ActorGallery:
             version = LiveGallery.open(uri, shards=()).view.version
             # Items go to shards by a hash of their ids: on average each shard holds as many as the others.
             sizes: Sequence[float] = [1.0] * version.num_shards
-            is_live = True
+            is_live, fields = True, None  # they grow; each actor knows and checks them
         else:
-            sizes = open_artefact(uri, GALLERY_INDEX).manifest.facts["items_per_shard"]
-            is_live = False
+            artefact = open_artefact(uri, GALLERY_INDEX)
+            sizes = artefact.manifest.facts["items_per_shard"]
+            is_live, fields = False, recorded_fields(artefact)
         actor = ray.remote(ShardActor).options(
             num_cpus=cpus_per_shard, max_restarts=-1, max_concurrency=8, scheduling_strategy="SPREAD"
         )
         actors = [actor.remote(uri, shard, poll_s) for shard in range(len(sizes))]
-        gallery = cls(actors, sizes, is_live=is_live)
+        gallery = cls(actors, sizes, is_live=is_live, fields=fields)
         try:
-            fields, missing = gallery._ask(lambda handle: handle.fields.remote(), wait_s)
+            _, missing = gallery._ask(lambda handle: handle.num_items.remote(), wait_s)
             if missing:
                 raise OverloadedError(
                     f"{len(missing)} of {len(sizes)} shards of {uri} did not open within {wait_s:g} s, the first: {next(iter(missing.values()))}. "
@@ -140,8 +138,6 @@ class ActorGallery:
         except ChatSearchError:
             gallery.close()
             raise
-        if not is_live:  # those of a live gallery grow; each of its actors knows and checks them
-            gallery._fields = frozenset().union(*fields)
         return gallery
 
     @property

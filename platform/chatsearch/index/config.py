@@ -113,7 +113,7 @@ class IndexConfig(Config):
     task_cpus: float = runtime(1.0, gt=0)
     """Processors of such a task."""
     task_gpus: float = runtime(0.0, ge=0)
-    """GPUs of such a task, for the kinds with inverted lists."""
+    """GPUs of such a task where the kind has inverted lists; for others none are asked for."""
     overwrite: bool = runtime(False)
     """Replace what an earlier run made there from other inputs or in another way."""
 

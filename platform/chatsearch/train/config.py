@@ -117,8 +117,7 @@ class TrainConfig(Config):
     second is the answer."""
     optimiser: OptimiserConfig = OptimiserConfig()
     precision: Literal["fp32", "mixed", "bf16"] = "fp32"
-    """``mixed`` keeps fp32 weights and gradients and multiplies matrices in bf16 (torch autocast), but in fp32 on a CPU without
-    instructions for bf16; ``bf16`` holds bf16 weights with fp32 masters (DeepSpeed)."""
+    """``mixed`` keeps fp32 weights and gradients and multiplies matrices in bf16 (torch autocast), but in fp32 on a CPU without AMX or AVX-512 BF16; ``bf16`` holds bf16 weights with fp32 masters (DeepSpeed)."""
     zero_stage: Literal[0, 1, 2] = 1
     accumulation: PositiveInt = 1
     """Micro-batches per worker and step; they share one queue update."""

@@ -8,7 +8,7 @@ Shape suffixes: N rows of a part, D width of f_CLS.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chatsearch.config import Config, digest
-from chatsearch.errors import ArtefactError, CorruptArtefactError, FingerprintMismatchError
+from chatsearch.errors import CorruptArtefactError, FingerprintMismatchError
 from chatsearch.index.auto import as_chosen
 from chatsearch.index.build import build_index
 from chatsearch.index.config import IndexConfig
@@ -30,7 +30,7 @@ from chatsearch.index.live.state import Base, Lineage, Version
 from chatsearch.index.projection import Projection
 from chatsearch.index.vectors import Float32
 from chatsearch.kinds import FEATURE_STORE, GALLERY_INDEX
-from chatsearch.manifest import Artefact, begin_output, hash_ids, open_artefact, read_manifest
+from chatsearch.manifest import Artefact, begin_output, hash_ids
 from chatsearch.storage import Folder
 from chatsearch.types import GalleryItem
 
@@ -106,36 +106,6 @@ def live_catalogue(log: Log, version: Version, known: Mapping[int, Entry] | None
 def base_names(gallery: Folder) -> list[str]:
     """Folders of all bases below the gallery's, made or begun, in the order in which they were planned."""
     return sorted({"/".join(name.split("/")[:2]) for name in gallery.list(BASES)})
-
-
-def begun(log: Log, work: Compaction, reset: int) -> Compaction | None:
-    """The same work as an earlier writer planned and began it; None where there is none, or something was written since.
-
-    Args:
-        log: the gallery's.
-        work: on the newest version.
-        reset: the entry from which on a compaction may have been planned.
-    """
-    names = base_names(log.folder)
-    applied = set(work.version.numbers())
-    for number in range(work.version.number, reset - 1, -1):
-        earlier = replace(work, version=work.version.at(number))
-        if earlier.name in names:
-            return earlier if _is_sound(log.folder.child(earlier.name)) else None
-        if number in applied and log.read(number).batch is not None:
-            return None
-    return None
-
-
-def _is_sound(base: Folder) -> bool:
-    """Whether what is finished of a base is undamaged."""
-    try:
-        for part, kind in (("features", FEATURE_STORE), ("index", GALLERY_INDEX)):
-            if read_manifest(base.child(part).uri) is not None:
-                open_artefact(base.child(part).uri, kind, verify=True)
-    except ArtefactError:
-        return False
-    return True
 
 
 def build_base(work: Compaction) -> Compacted:

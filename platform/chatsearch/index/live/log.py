@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from chatsearch.errors import CorruptArtefactError, InputError, MissingInputError
 from chatsearch.index.live.batch import Batch
 from chatsearch.index.live.entry import Entry, Header, decode, encode
-from chatsearch.index.live.place import LOG
+from chatsearch.index.live.place import LOG, SUFFIX
 from chatsearch.index.live.state import State, Version
 from chatsearch.storage import Folder
 
-_SUFFIX = ".entry"
 _ATTEMPTS = 5
 """Times to start over when entries are collected while they are read."""
 
 
 def entry_name(number: int) -> str:
     """File of an entry."""
-    return f"{LOG}/{number:020d}{_SUFFIX}"
+    return f"{LOG}/{number:020d}{SUFFIX}"
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Log:
     def numbers(self) -> list[int]:
         """Numbers of all entries there are, in order. Those that no version needs any more may be gone."""
         names = self.folder.list(LOG)
-        stems = [name.removeprefix(f"{LOG}/").removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)]
+        stems = [name.removeprefix(f"{LOG}/").removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
         return sorted(int(stem) for stem in stems if stem.isdecimal())
 
     def read(self, number: int) -> Entry:

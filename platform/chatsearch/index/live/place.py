@@ -6,8 +6,10 @@ from chatsearch.storage import Folder
 
 LOG = "log"
 """Folder of the entries."""
+SUFFIX = ".entry"
+"""How their names end."""
 
 
 def holds_gallery(uri: str) -> bool:
     """Whether a gallery that changes lies there."""
-    return bool(Folder(uri).list(LOG))
+    return any(name.endswith(SUFFIX) for name in Folder(uri).list(LOG))

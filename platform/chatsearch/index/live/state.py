@@ -69,11 +69,6 @@ class Version(_Record):
             replay = (*replay, (number, number))
         return self.model_copy(update={"number": number, "replay": replay})
 
-    def at(self, number: int) -> Version:
-        """What this was at an earlier entry, no earlier than its base."""
-        replay = tuple((first, min(last, number)) for first, last in self.replay if first <= number)
-        return self.model_copy(update={"number": number, "replay": replay})
-
 
 class State(_Record):
     """What a ``state`` entry holds."""

@@ -17,11 +17,12 @@ from chatsearch.errors import (
     InputError,
     MissingInputError,
     StorageError,
+    UnknownNameError,
     WriterConflictError,
 )
 from chatsearch.index.live.batch import Batch, Features, check_directions, make_batch
 from chatsearch.index.live.catalogue import Catalogue
-from chatsearch.index.live.compact import Compacted, Compaction, begun, build_base, live_catalogue
+from chatsearch.index.live.compact import Compacted, Compaction, build_base, live_catalogue
 from chatsearch.index.live.entry import Entry, Header, Kind
 from chatsearch.index.live.garbage import DEFAULT_GRACE_S, Collected, collect_garbage
 from chatsearch.index.live.lease import Lease
@@ -30,6 +31,7 @@ from chatsearch.index.live.model_lock import ModelLock
 from chatsearch.index.live.pinned import open_pinned
 from chatsearch.index.live.state import State, Version
 from chatsearch.index.projection import Projection
+from chatsearch.index.search_parameters import TAKEN
 from chatsearch.kinds import GALLERY_INDEX
 from chatsearch.storage import Folder
 from chatsearch.types import GalleryItem
@@ -217,24 +219,28 @@ class GalleryWriter:
         self, *, model: str | None = None, num_shards: int | None = None, kind: str | None = None
     ) -> Compaction:
         """The work of compacting the newest version; :func:`~chatsearch.index.live.compact.build_base` does it anywhere, while this
-        writer goes on, and :meth:`commit_compaction` makes it count. What another writer left half-done of the same is continued.
+        writer goes on, and :meth:`commit_compaction` makes it count.
 
         Args:
             model: model bundle to project with; None keeps the gallery's. Its encoder must be the gallery's.
             num_shards: shards of the new base; None keeps their number.
             kind: of index; None keeps the base's, with its lists and search parameters.
+
+        Raises:
+            UnknownNameError: there is no such kind, or none without query vectors.
         """
+        if kind and kind not in TAKEN:
+            raise UnknownNameError.among("kind of index", kind, TAKEN)
         with self._lock:
             self._ready()
             version = self._version
-            work = Compaction(
+            return Compaction(
                 self.log.folder.uri,
                 version,
                 model or version.lineage.model,
                 num_shards or version.num_shards,
                 kind=kind or "",
             )
-            return begun(self.log, work, self._state.reset) or work
 
     def commit_compaction(self, made: Compacted) -> int:
         """Let the gallery rest on a new base; what was written since it was planned applies over it. Returns the version.
@@ -253,11 +259,12 @@ class GalleryWriter:
                 )
             if made.base is not None:
                 open_pinned(self.log.folder, made.base.index, GALLERY_INDEX)
-            first, last = planned.number + 1, self._version.number
+            # Not all entries since: states hold nothing to apply, and may be collected already.
+            since = planned.number + 1
             version = Version(
-                number=last,
+                number=self._version.number,
                 base=made.base,
-                replay=((first, last),) if last >= first else (),
+                replay=tuple((max(first, since), last) for first, last in self._version.replay if last >= since),
                 lineage=made.lineage,
                 num_shards=made.work.num_shards,
             )

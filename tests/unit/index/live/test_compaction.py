@@ -1,11 +1,11 @@
-"""Compactions that are continued, and the kind of index that they make."""
+"""Compactions: the kind of index that they make, and what is collected while they run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from chatsearch.errors import IncompleteArtefactError, InputError
+from chatsearch.errors import IncompleteArtefactError, InputError, UnknownNameError
 from chatsearch.index.gallery import GalleryIndex
 from chatsearch.index.live.bulk import add_store
 from chatsearch.index.live.compact import build_base
@@ -27,49 +27,6 @@ def put(writer: GalleryWriter, **pictures: int) -> int:
     return writer.upsert([item(i, n) for i, n in pictures.items()], features(list(pictures.values())))
 
 
-def base_folders(gallery: str) -> list[Path]:
-    return sorted(Path(gallery).glob("bases/*"))
-
-
-def test_the_next_writer_goes_on_with_a_compaction(gallery: str) -> None:
-    with GalleryWriter.open(gallery, "killed before it committed") as writer:
-        put(writer, a=1, b=2)
-        build_base(writer.plan_compaction())
-    (begun,) = base_folders(gallery)
-    made = {path: path.stat().st_mtime_ns for path in begun.rglob("*") if path.is_file()}
-    with GalleryWriter.open(gallery, "next") as writer:
-        writer.snapshot("in-between")
-        writer.compact()
-        assert base_folders(gallery) == [begun]
-        assert {path: path.stat().st_mtime_ns for path in made} == made
-        assert writer.state.current.base is not None
-        put(writer, c=3)
-        writer.compact()
-        assert len(base_folders(gallery)) == 2
-    assert found(LiveGallery.open(gallery)) == {"a", "b", "c"}
-
-
-@pytest.mark.parametrize("change", ["written", "damaged", "rolled back", "other kind"])
-def test_a_compaction_of_something_else_starts_anew(gallery: str, change: str) -> None:
-    with GalleryWriter.open(gallery, "killed before it committed") as writer:
-        put(writer, a=1)
-        writer.snapshot("one")
-        put(writer, b=2)
-        build_base(writer.plan_compaction())
-    (begun,) = base_folders(gallery)
-    with GalleryWriter.open(gallery, "next") as writer:
-        if change == "written":
-            put(writer, c=3)
-        if change == "damaged":
-            next(begun.glob("index/shards/*.faiss")).write_bytes(b"")
-        if change == "rolled back":
-            writer.rollback("one")
-        writer.compact(kind="sq8" if change == "other kind" else None)
-        assert len(base_folders(gallery)) == 2
-    wanted = {"written": {"a", "b", "c"}, "rolled back": {"a"}}
-    assert found(LiveGallery.open(gallery)) == wanted.get(change, {"a", "b"})
-
-
 def test_a_gallery_that_started_empty_takes_a_kind_and_keeps_it(tmp_path: Path) -> None:
     write_store(str(tmp_path / "features"), rows(range(1200)), [item(f"i-{n}", n) for n in range(1200)])
     uri = empty_gallery(str(tmp_path))
@@ -82,6 +39,32 @@ def test_a_gallery_that_started_empty_takes_a_kind_and_keeps_it(tmp_path: Path) 
             assert open_pinned(writer.log.folder, base.index, GALLERY_INDEX).manifest.facts["kind"] == "sq8"
             writer.delete(["i-3"])
     assert found(LiveGallery.open(uri), 1300) == {f"i-{n}" for n in range(1200) if n != 3}
+
+
+@pytest.mark.parametrize("kind", ["ivfpq", "auto"])
+def test_an_unknown_kind_is_refused_before_anything_is_written(gallery: str, kind: str) -> None:
+    with GalleryWriter.open(gallery, "w") as writer:
+        put(writer, a=1)
+        with pytest.raises(UnknownNameError, match="Unknown kind of index"):
+            writer.compact(kind=kind)
+        assert not Path(gallery, "bases").exists()
+
+
+def test_states_collected_during_a_compaction_are_not_missed(gallery: str) -> None:
+    with GalleryWriter.open(gallery, "w") as writer:
+        put(writer, a=1, b=2)
+        made = build_base(writer.plan_compaction())
+        writer.snapshot("one")
+        put(writer, c=3)
+        writer.snapshot("two")
+        writer.delete(["a"])
+        writer.snapshot("three")
+        assert writer.collect(grace_s=0.0).entries
+        writer.commit_compaction(made)
+        assert found(LiveGallery.open(gallery)) == {"b", "c"}
+    with GalleryWriter.open(gallery, "next") as writer:
+        writer.compact()
+    assert found(LiveGallery.open(gallery)) == {"b", "c"}
 
 
 def test_a_gallery_is_not_taken_for_an_index_that_is_not_finished(gallery: str, tmp_path: Path) -> None:
