@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from chatsearch.config import Config, apply_overrides, digest, flatten, known_keys
+from chatsearch.config import Config, apply_overrides, digest, flatten
 from chatsearch.errors import REFUSED, ConfigError, UnknownNameError, named_cause
 from chatsearch.manifest import is_begun, read_manifest
 from chatsearch.storage import Folder, resolve
@@ -137,7 +137,9 @@ class Job(Generic[C]):
             mark = "*" if name == self.default else " "
             lines.append(f" {mark} {name:<{width}}  {summary[0] if summary else ''}")
         lines += ["", f"Keys of {shown} (of another recipe: --recipe NAME --help; with their values: --dry-run):"]
-        keys = known_keys(getattr(self.recipes, shown)())
+        from chatsearch.field_docs import key_summaries
+
+        keys = key_summaries(getattr(self.recipes, shown)())
         width = max(map(len, keys))
         lines += [f"   {key:<{width}}  {said}".rstrip() for key, said in keys.items()]
         return "\n".join(lines)

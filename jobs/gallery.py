@@ -96,9 +96,7 @@ def _change(writer: GalleryWriter, config: GalleryConfig) -> None:
 def _compact(writer: GalleryWriter, config: GalleryConfig) -> None:
     from chatsearch.index.live.compact import build_base
 
-    planned = writer.plan_compaction(
-        model=config.model or None, num_shards=config.num_shards or None, kind=config.kind or None
-    )
+    planned = writer.plan_compaction(model=config.model or None, num_shards=config.num_shards or None, kind=config.kind)
     if not config.on_ray:
         writer.commit_compaction(build_base(planned))
         return

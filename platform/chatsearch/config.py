@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self, TypeVar
 
@@ -31,9 +30,7 @@ def runtime(default: Any, **kwargs: Any) -> Any:
 class Config(BaseModel):
     """Base of all configuration. Frozen; unknown fields are errors."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, protected_namespaces=(), use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
 
     def replace(self, **changes: Any) -> Self:
         """A checked copy with some fields changed."""
@@ -179,24 +176,18 @@ def _holds_configs(value: Any) -> bool:
     )
 
 
-def known_keys(config: Config, prefix: str = "") -> dict[str, str]:
-    """All dotted keys that ``--set`` accepts, each with the first sentence of what is said of it."""
-    keys: dict[str, str] = {}
-    for name, info in type(config).model_fields.items():
-        keys[prefix + name] = first_sentence(info.description)
+def known_keys(config: Config, prefix: str = "") -> list[str]:
+    """All dotted keys that ``--set`` accepts."""
+    keys = []
+    for name in type(config).model_fields:
+        keys.append(prefix + name)
         value = getattr(config, name)
         if isinstance(value, Config):
-            keys |= known_keys(value, f"{prefix}{name}.")
+            keys += known_keys(value, f"{prefix}{name}.")
         elif _holds_configs(value):
             for position, item in enumerate(value):
-                keys |= known_keys(item, f"{prefix}{name}.{position}.")
+                keys += known_keys(item, f"{prefix}{name}.{position}.")
     return keys
-
-
-def first_sentence(description: str | None) -> str:
-    """Of the docstring of a field, on one line and without mark-up."""
-    text = " ".join((description or "").replace("``", "").split())
-    return re.split(r"(?<=\.) (?=[A-Z])", text)[0].removesuffix(".")
 
 
 def flatten(config: Config, prefix: str = "") -> dict[str, Any]:

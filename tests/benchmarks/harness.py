@@ -15,6 +15,8 @@ from typing import Literal
 
 from chatsearch.tracking.machine import this_machine
 
+from tests.benchmarks.peers.environment import ROOT
+
 Status = Literal["met", "missed", "reported", "void", "not_run"]
 """``reported`` is a number that no goal is set for."""
 NULL_BAND = (0.98, 1.02)
@@ -229,6 +231,8 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
 def write(results: Sequence[Result], folder: Path) -> str:
     """Write ``results.json``, the results' files, and the Markdown table, which goes to ``results.md`` and is returned."""
     folder.mkdir(parents=True, exist_ok=True)
+    # Paths as seen from the repository: where that lies says nothing to who reads the results.
+    results = [replace(r, note=r.note.replace(f"{ROOT}/", "")) for r in results]
     rows = ["| id | status | value | 95 % interval | goal |", "|---|---|---|---|---|"]
     below = []
     for r in results:

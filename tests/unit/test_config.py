@@ -130,7 +130,7 @@ def test_an_unknown_key_offers_the_nearest(setting: str, near: str) -> None:
 
 
 def test_keys_and_flat_values() -> None:
-    assert list(known_keys(Outer()))[3:8] == ["steps", "inner", "inner.rate", "inner.name", "inner.workers"]
+    assert known_keys(Outer())[3:8] == ["steps", "inner", "inner.rate", "inner.name", "inner.workers"]
     flat = flatten(Outer())
     assert flat["inner.rate"] == 0.1
     assert flat["parts.0.name"] == "adam"

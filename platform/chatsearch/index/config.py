@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from chatsearch.config import Config, Names, runtime
 from chatsearch.errors import ConfigError
 
+Kind = Literal["flat", "fp16", "sq8", "ivf-pq", "ivf-opq", "ivf-rabitq", "hnsw"]
+"""Kinds of index that can be named."""
+
 
 class EmbedConfig(Config):
     """A gallery's pictures through the frozen vision encoder, once.
@@ -85,7 +88,7 @@ class IndexConfig(Config):
     """Where the index goes."""
     raw: bool = False
     """Index the features as they are, for no model: what folded searches of any model take proposals from (docs/index-kinds.md)."""
-    kind: Literal["flat", "fp16", "sq8", "ivf-pq", "ivf-opq", "ivf-rabitq", "hnsw", "auto"] = "flat"
+    kind: Literal[Kind, "auto"] = "flat"
     """How rows are kept and searched (docs/index-kinds.md). ``flat``: exact inner product over all rows. Of the others FAISS proposes rows, whose exact scores decide
     which of them are found and in which order. Galleries of fewer than 1,024 pictures are flat whatever is named here. ``auto``: the
     fastest of them within the budgets below, as ``queries`` measure it on the machine that builds."""

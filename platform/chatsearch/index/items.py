@@ -28,10 +28,9 @@ class ItemTable:
 
     def __init__(self, table: pa.Table) -> None:
         table = table.combine_chunks()
-        self._texts = [_Texts(_column(table, name)) for name in _SCHEMA.names]
-        self._item_ids = _column(table, "item_id")
-        self._hashes = _column(table, "content_hash")
-        self._metadata = _column(table, "metadata")
+        columns = [_column(table, name) for name in _SCHEMA.names]
+        self._item_ids, self._hashes, self._metadata = columns
+        self._texts = [_Texts(column) for column in columns]
         self.faiss_ids_N: NDArray[np.int64] | None = (
             _column(table, "faiss_id").to_numpy() if "faiss_id" in table.column_names else None
         )
@@ -44,8 +43,7 @@ class ItemTable:
 
     def item(self, row: int) -> GalleryItem:
         """The item in one row."""
-        metadata: dict[str, Any] = json.loads(self._metadata[row].as_py())
-        return GalleryItem(self._item_ids[row].as_py(), self._hashes[row].as_py(), metadata)
+        return self.items(np.array([row]))[0]
 
     def items(self, rows: NDArray[np.int64]) -> list[GalleryItem]:
         """The items in some rows: quicker than one after the other."""
@@ -56,7 +54,8 @@ class ItemTable:
 
     def content_hashes(self, rows: NDArray[np.int64]) -> list[str]:
         """Which pictures the items in some rows show."""
-        return self._texts[1].at(rows)
+        _, hashes, _ = self._texts
+        return hashes.at(rows)
 
     def item_id(self, row: int) -> str:
         """Id of the item in one row."""
@@ -95,9 +94,9 @@ class ItemTable:
         """All there is in the table, row by row: ids, then lengths and bytes of each text."""
         if self.faiss_ids_N is not None:
             yield np.ascontiguousarray(self.faiss_ids_N)
-        for column in (self._item_ids, self._hashes, self._metadata):
+        for column, texts in zip((self._item_ids, self._hashes, self._metadata), self._texts, strict=True):
             yield pc.binary_length(column).to_numpy(zero_copy_only=False)
-            yield _Texts(column).bytes()
+            yield texts.bytes()
 
     def id_order(self) -> NDArray[np.int64]:
         """Place of each row in the order of the item ids: what breaks ties, as one number."""

@@ -59,14 +59,14 @@ class Compaction:
     num_shards: int
     without: tuple[str, ...] = ()
     """Item ids and content hashes to leave out."""
-    kind: str = ""
-    """Kind of the new index; empty keeps that of the base, with its lists and search parameters."""
+    kind: str | None = None
+    """Kind of the new index; None keeps that of the base, with its lists and search parameters."""
 
     @property
     def name(self) -> str:
         """Folder of the base below the gallery's. The same work has the same name, so that a task that is tried again continues it."""
-        asked = [self.version.model_dump(mode="json"), self.model, self.num_shards, self.without]
-        return f"{BASES}/{self.version.number:020d}-{digest(*asked, *([self.kind] if self.kind else []))}"
+        content = digest(self.version.model_dump(mode="json"), self.model, self.num_shards, self.without, self.kind)
+        return f"{BASES}/{self.version.number:020d}-{content}"
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,6 @@ def live_catalogue(log: Log, version: Version, known: Mapping[int, Entry] | None
         if entry.batch is not None:
             catalogue.apply(number, entry.batch)
     return catalogue
-
-
-def base_names(gallery: Folder) -> list[str]:
-    """Folders of all bases below the gallery's, made or begun, in the order in which they were planned."""
-    return sorted({"/".join(name.split("/")[:2]) for name in gallery.list(BASES)})
 
 
 def build_base(work: Compaction) -> Compacted:

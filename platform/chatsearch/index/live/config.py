@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import ConfigDict
 
 from chatsearch.config import Config, Names, runtime
+from chatsearch.index.config import Kind
 
 Action = Literal["create", "add", "delete", "compact", "snapshot", "drop", "rollback", "collect", "forget", "describe"]
 
@@ -26,7 +27,7 @@ class GalleryConfig(Config):
     """create, compact: model bundle whose M_Q projects the gallery; none keeps the index's or gallery's own."""
     items: Names = runtime(())
     """delete: item ids."""
-    kind: Literal["", "flat", "fp16", "sq8", "ivf-pq", "ivf-opq", "ivf-rabitq", "hnsw"] = runtime("")
+    kind: Kind | None = runtime(None)
     """compact: kind of the new index; none keeps the kind, lists and search parameters of the one that is there, or takes ``flat``."""
     name: str = runtime("")
     """snapshot, drop, rollback: name of the snapshot; rollback also takes the number of a version that is kept."""

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from chatsearch.errors import MissingInputError
-from chatsearch.index.live.compact import BASES, base_names
+from chatsearch.index.live.compact import BASES
 from chatsearch.index.live.lease import remove_old_leases
 from chatsearch.index.live.log import Log
 from chatsearch.index.live.state import State
@@ -47,7 +47,7 @@ def collect_garbage(log: Log, state: State, number: int, grace_s: float) -> Coll
         if version.base is not None and version.base.owned
     }
     # A base that was planned at or after the last reset may still be committed.
-    bases = [name for name in base_names(log.folder) if name not in kept and _planned_at(name) < state.reset]
+    bases = [name for name in _bases(log.folder) if name not in kept and _planned_at(name) < state.reset]
     for name in bases:
         _remove_base(log.folder, name)
     for entry in entries:
@@ -71,6 +71,10 @@ def _states_since(log: Log, state: State, number: int, since: float) -> tuple[in
         number, state = state.previous, earlier
         states.append(state)
     return number, states
+
+
+def _bases(folder: Folder) -> list[str]:
+    return sorted({"/".join(name.split("/")[:2]) for name in folder.list(BASES)})
 
 
 def _planned_at(base: str) -> int:

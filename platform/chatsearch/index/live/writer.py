@@ -239,7 +239,7 @@ class GalleryWriter:
                 version,
                 model or version.lineage.model,
                 num_shards or version.num_shards,
-                kind=kind or "",
+                kind=kind,
             )
 
     def commit_compaction(self, made: Compacted) -> int:

@@ -7,10 +7,9 @@ import json
 from pathlib import Path
 
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 
-from chatsearch.config import first_sentence
 from chatsearch.errors import ConfigError
+from chatsearch.field_docs import field_summaries
 from chatsearch.index.plan.machines import CATALOGUE, read_machines
 from chatsearch.index.plan.planner import plan_gallery
 from chatsearch.index.plan.rates import ASSUMED, read_rates, write_rates
@@ -23,6 +22,7 @@ DEFAULT_RATES = "runs/probe.json"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options: one for each field of the request, and those of the probe."""
+    said = field_summaries(PlanRequest)
     for name, info in PlanRequest.model_fields.items():
         required = name in _REQUIRED
         # Numbers are read as such here and checked by the request, whose messages name field and limit.
@@ -32,18 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             required=required,
             default=None,
             metavar="NUMBER",
-            help=_help(info),
+            help=f"{said[name].replace('%', '%%')}{'' if required else f' (default {info.default})'}",
         )
     parser.add_argument("--probe", action="store_true", help="measure this machine first, half a minute; keeps --rates")
     parser.add_argument("--rates", metavar="FILE", help=f"rates that a probe kept (--probe writes {DEFAULT_RATES})")
     parser.add_argument("--model", metavar="URI", help="with --probe: a bundle whose vision encoder is timed too")
     parser.add_argument("--machines", metavar="FILE", help="JSON list of machine types instead of the catalogue")
     parser.add_argument("--json", metavar="FILE", help="write the plan here too")
-
-
-def _help(info: FieldInfo) -> str:
-    default = "" if info.is_required() else f" (default {info.default})"
-    return first_sentence(info.description).replace("%", "%%") + default
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from chatsearch.index.filters import Filter
 from chatsearch.index.live.batch import Features
 from chatsearch.index.live.create import create_gallery
 from chatsearch.index.live.reader import LiveGallery
+from chatsearch.index.live.writer import GalleryWriter
 from chatsearch.storage import join
 from chatsearch.types import GalleryItem, Hit
 
@@ -84,3 +85,8 @@ def found(gallery: LiveGallery, k: int = 50) -> set[str]:
     """Ids that a search for anything finds."""
     (hits,) = gallery.search(np.ones((1, RETRIEVAL_DIM)), k)
     return {hit.item_id for hit in hits}
+
+
+def put(writer: GalleryWriter, **pictures: int) -> int:
+    """Add pictures by id and number. Returns the version."""
+    return writer.upsert([item(i, n) for i, n in pictures.items()], features(list(pictures.values())))

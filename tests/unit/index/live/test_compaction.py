@@ -14,17 +14,8 @@ from chatsearch.index.live.reader import LiveGallery
 from chatsearch.index.live.writer import GalleryWriter
 from chatsearch.kinds import GALLERY_INDEX
 
-from tests.unit.index.live.galleries import empty_gallery, features, found, item, rows
+from tests.unit.index.live.galleries import empty_gallery, found, item, put, rows
 from tests.unit.index.synthetic import write_store
-
-
-@pytest.fixture
-def gallery(tmp_path: Path) -> str:
-    return empty_gallery(str(tmp_path))
-
-
-def put(writer: GalleryWriter, **pictures: int) -> int:
-    return writer.upsert([item(i, n) for i, n in pictures.items()], features(list(pictures.values())))
 
 
 def test_a_gallery_that_started_empty_takes_a_kind_and_keeps_it(tmp_path: Path) -> None:

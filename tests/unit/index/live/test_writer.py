@@ -39,19 +39,11 @@ from tests.unit.index.live.galleries import (
     found,
     gallery_over_index,
     item,
+    put,
     rows,
     write_model,
 )
 from tests.unit.index.synthetic import RETRIEVAL_DIM, picture_hash
-
-
-@pytest.fixture
-def gallery(tmp_path: Path) -> str:
-    return empty_gallery(str(tmp_path))
-
-
-def put(writer: GalleryWriter, **pictures: int) -> int:
-    return writer.upsert([item(i, n) for i, n in pictures.items()], features(list(pictures.values())))
 
 
 def test_a_second_writer_is_refused_by_name(gallery: str) -> None:
