@@ -27,6 +27,7 @@ from chatsearch.train.run import train
 
 from tests.benchmarks.harness import Result
 from tests.benchmarks.training_setup import NUM_WORKERS, even_training
+from tests.training_workers import training_workers
 
 COMMAND = "make bench ONLY=goodput"
 GOAL = "goodput >= 0.90 of a 40-minute run with 4 SIGKILLs of a worker"
@@ -131,7 +132,7 @@ def _kill(timeline: Timeline, steps: int) -> None:
         at = steps * (number + 1 + draw.uniform(-0.2, 0.2)) / (NUM_KILLS + 1)
         while not timeline.steps or timeline.steps[-1][1] < at:
             time.sleep(_LOOK_S)
-        workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+        workers = training_workers()
         os.kill(workers[number % len(workers)].pid, signal.SIGKILL)
         killed = time.monotonic()
         psutil.wait_procs(workers)

@@ -8,19 +8,15 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from chatsearch.storage import Folder
 from chatsearch.testing.training import tiny_training
 from chatsearch.train.run import train
 
+from tests.training_workers import training_workers
+
 pytestmark = [pytest.mark.ray, pytest.mark.fault]
 KILLED_AT = (12, 18, 24)
-
-
-def training_workers() -> list[psutil.Process]:
-    """The worker processes of this session."""
-    return [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
 
 
 def kill_in_saves(root: Path, killed: list[int]) -> None:
