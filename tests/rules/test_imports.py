@@ -53,6 +53,12 @@ def test_packages_configs_recipes_and_jobs_import_nothing_heavy() -> None:
     assert {name: heavy for name, heavy in found.items() if heavy} == {}
 
 
+def test_what_builds_batches_needs_no_torch() -> None:
+    # Each training worker starts a process of it, and torch would be most of what that process does before its first batch.
+    for module in ("chatsearch.data.stream", "chatsearch.model.pixels", "chatsearch.train.progress"):
+        assert "torch" not in _loaded_by([module])[module]
+
+
 def test_light_modules_are_what_the_rule_looks_at() -> None:
     assert "chatsearch.model.config" in LIGHT
     assert "chatsearch.config" in LIGHT

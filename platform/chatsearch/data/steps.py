@@ -30,7 +30,7 @@ from chatsearch.storage import is_remote
 
 logger = logging.getLogger(__name__)
 
-Preprocess = Callable[[Image.Image], Any]
+Preprocess = Callable[[Image.Image], NDArray[Any]]
 """From an RGB picture to an array of fixed shape, e.g. uint8 (3, H, W). Picklable."""
 
 
@@ -179,7 +179,7 @@ class StepBuilder:
 
     def _pixels(self, content_hash: str) -> NDArray[Any]:
         assert self.preprocess is not None
-        return np.asarray(self.preprocess(decode_rgb(self._picture(content_hash))))
+        return self.preprocess(decode_rgb(self._picture(content_hash)))
 
     def _picture(self, content_hash: str) -> bytes:
         for shards, _ in self.sources:

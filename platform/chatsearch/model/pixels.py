@@ -1,18 +1,21 @@
 """From a decoded picture to the numbers an encoder reads, with Pillow alone.
 
 The same picture gives the same bytes wherever it is prepared: in the gallery job, in training and in a
-request. What was done is written down in a string that travels with features and models.
+request. What was done is written down in a string that travels with features and models. Nothing here
+imports torch: processes that only prepare pictures start without it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -39,7 +42,7 @@ class Preprocessing:
         numbers = ",".join(f"{value:g}" for value in (*self.mean, *self.std))
         return f"pillow-rgb|{self.crop}|{self.resized}>{self.size}|{self.resample}|{numbers}"
 
-    def __call__(self, image: Image.Image) -> Tensor:
+    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """uint8 pixels (3, size, size): a quarter of the bytes of floats, scaled only inside the encoder.
 
         The picture has passed :func:`chatsearch.corpora.images.decode_rgb`, whose limit on its sides' ratio also bounds
@@ -57,10 +60,10 @@ class Preprocessing:
         if self.crop == "center":
             left, top = (target[0] - self.size) // 2, (target[1] - self.size) // 2
             image = image.crop((left, top, left + self.size, top + self.size))
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        return np.asarray(image).transpose(2, 0, 1).copy()
 
     def scale(self, pixels_B3HW: Tensor) -> Tensor:
         """Float pixels around zero from uint8 ones."""
-        mean_311 = torch.tensor(self.mean, device=pixels_B3HW.device)[:, None, None]
-        std_311 = torch.tensor(self.std, device=pixels_B3HW.device)[:, None, None]
-        return (pixels_B3HW.float() / 255.0 - mean_311) / std_311
+        unit_B3HW = pixels_B3HW.float() / 255.0
+        mean_311, std_311 = (unit_B3HW.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (unit_B3HW - mean_311) / std_311

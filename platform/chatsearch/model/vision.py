@@ -97,7 +97,7 @@ class VisionEncoder(nn.Module):
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """uint8 pixels (3, H, W) of a picture."""
-        return self.preprocessing(image)
+        return torch.from_numpy(self.preprocessing(image))
 
     @torch.no_grad()
     def forward(self, pixels_B3HW: Tensor) -> VisionFeatures:

@@ -33,7 +33,7 @@ MAX_LENGTH = 512
 
 def pixels_of(data: bytes) -> Tensor:
     """uint8 (3, S, S) of an encoded picture."""
-    return PREPROCESSING(decode_rgb(data))
+    return torch.from_numpy(PREPROCESSING(decode_rgb(data)))
 
 
 class Sequences:

@@ -78,7 +78,7 @@ def ranks_by_hand(model: str, shards: DocumentShards) -> tuple[np.ndarray, float
             caption_first=1.0,
         )
         (image,) = example.image_hashes
-        pixels = torch.from_numpy(np.asarray(bundle.vision.preprocessing(decode_rgb(shards.images.get(image)))))
+        pixels = bundle.vision.preprocess(decode_rgb(shards.images.get(image)))
         seen = bundle.vision(pixels[None])
         at = torch.from_numpy(example.image_positions.astype(np.int64))
         hidden_RLH = searcher(
