@@ -16,10 +16,9 @@ from jobs.recipes import embed as recipes
 
 def work(config: EmbedConfig, tracker: Tracker) -> Made:
     """Embed on Ray Data."""
-    with ray_session():
-        from chatsearch.index.embed import embed
+    from chatsearch.index.embed import embed
 
-        store = embed(config)
+    store = embed(config, session=ray_session)
     counts = store.manifest.counts
     tracker.log_metrics({f"num_{name}": count for name, count in counts.items()})
     return Made(store.uri, counts)

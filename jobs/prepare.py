@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from chatsearch.data.config import PrepareConfig
 from chatsearch.kinds import DOCUMENT_SHARDS
-from chatsearch.session import ray_session
+from chatsearch.session import prepare_environment, ray_session
 from chatsearch.tracking.tracker import Tracker
 
 from jobs.command import Job, Made, main
@@ -17,10 +17,10 @@ from jobs.recipes import prepare as recipes
 
 def work(config: PrepareConfig, tracker: Tracker) -> Made:
     """Prepare on Ray Data."""
-    with ray_session():
-        from chatsearch.data.prepare import prepare
+    prepare_environment()
+    from chatsearch.data.prepare import prepare
 
-        shards = prepare(config)
+    shards = prepare(config, ray_session)
     counts = shards.manifest.counts
     tracker.log_metrics({f"num_{name}": count for name, count in counts.items()})
     return Made(shards.uri, counts)

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,8 +41,10 @@ def ray_session() -> Iterator[None]:
     With ``RAY_ADDRESS`` set (every submitted job has it) the process attaches to that cluster.
 
     Raises:
-        ClusterError: no cluster answers at ``RAY_ADDRESS``, or the local one does not start.
+        ClusterError: no cluster answers at ``RAY_ADDRESS``, the local one does not start, or Ray was imported too early to give the
+            local one its token.
     """
+    _check_order()
     prepare_environment()
     # Our jobs show one progress line a step; Ray Data's account of each of its executions is in its log files.
     logging.getLogger("ray.data._internal.execution.streaming_executor").setLevel(logging.WARNING)
@@ -76,6 +79,17 @@ def ray_session() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_order() -> None:
+    """Refuse a local session whose processes would ask for a token that Ray in this process does not know of."""
+    ray = sys.modules.get("ray")
+    if ray is None or ray.is_initialized() or os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_AUTH_MODE"):
+        return
+    raise ClusterError(
+        "Ray was imported before its settings were made, so it would not take the token of a local session. Call "
+        "chatsearch.session.prepare_environment() first, or enter ray_session() before ray and whatever imports it."
+    )
 
 
 def prepare_environment() -> None:

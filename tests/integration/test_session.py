@@ -46,6 +46,16 @@ def ray_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+def test_ray_imported_before_its_settings_is_refused_by_name() -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    program = "import ray; from chatsearch.session import ray_session; ray_session().__enter__()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert "Ray was imported before its settings" in done.stderr and "prepare_environment()" in done.stderr
+
+
 def test_local_session(tmp_path: Path, ray_folder: Path) -> None:
     hidden = ("RAY_", "PYTHONPATH")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(hidden)} | {

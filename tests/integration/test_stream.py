@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from chatsearch.corpora.config import ScenesConfig
 from chatsearch.data.config import LoaderConfig, PrepareConfig, StreamConfig
 from chatsearch.data.part import commit_shards, write_part
 from chatsearch.data.steps import StepBuilder
-from chatsearch.data.stream import rank_batches
+from chatsearch.data.stream import Unhurried, rank_batches
 from chatsearch.data.tokenizer import train_byte_bpe
 from chatsearch.errors import ConfigError, IncompleteArtefactError
 from chatsearch.kinds import DOCUMENT_SHARDS
@@ -69,6 +72,27 @@ def test_it_runs_inside_a_worker_that_holds_the_cpus_and_frees_its_own_when_clos
 
     assert ray.get(work.remote(), timeout=120) == [0, 1, 2, 3, 4]
     assert ray.get(work.remote(), timeout=120) == [0, 1, 2, 3, 4]  # would wait for ever on a leaked actor's CPU
+
+
+def test_the_scheduling_loop_rests_while_what_it_built_waits_to_be_read(
+    builder: StepBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[float] = []
+    rest = Unhurried.on_execution_step
+
+    def noted(callback: Unhurried, executor: Any) -> None:
+        turns.append(time.monotonic())
+        rest(callback, executor)
+
+    monkeypatch.setattr(Unhurried, "on_execution_step", noted)
+    large = functools.partial(np.resize, new_shape=(3, 600, 600))  # far more in all than the object store holds
+    steps = StepBuilder(builder.streams, builder.tokenizer, 3, 48, preprocess=large)
+    batches = rank_batches(steps, 0, 1, start=0, stop=200, loader=LoaderConfig(steps_per_task=2))
+    next(batches)
+    time.sleep(8)  # a slow step: whatever may be built ahead is
+    late = [at for at in turns if at > turns[-1] - 2]
+    batches.close()
+    assert 0 < len(late) < 50  # left to itself it turns some 200 times a second
 
 
 def test_documents_without_an_example_come_by_name(builder: StepBuilder) -> None:

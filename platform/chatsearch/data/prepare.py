@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import ray
@@ -26,8 +27,13 @@ from chatsearch.progress import progress
 from chatsearch.storage import Folder, resolve
 
 
-def prepare(config: PrepareConfig) -> Artefact:
+def prepare(config: PrepareConfig, session: Callable[[], AbstractContextManager[None]] = nullcontext) -> Artefact:
     """Write the shards of a corpus, or what is still missing of them.
+
+    Args:
+        config: what to write.
+        session: entered while parts are written, for a Ray that is started only when it is needed
+            (:func:`chatsearch.session.ray_session`). By default Ray Data starts one with its own defaults unless Ray is running.
 
     Returns:
         The finished artefact; the one that is there already when it was made from the same corpus in the same way.
@@ -48,7 +54,7 @@ def prepare(config: PrepareConfig) -> Artefact:
     if output.finished is not None:
         return output.finished
     groups = _groups(corpus.partitions(), config.partitions_per_part)
-    parts = _write_parts(config, output.folder, groups)
+    parts = _write_parts(config, output.folder, groups, session)
     _check_totals(config, parts)
     return commit_shards(output, corpus.name, parts)
 
@@ -57,16 +63,22 @@ def _groups(partitions: Sequence[Partition], size: int) -> list[list[Partition]]
     return [list(partitions[start : start + size]) for start in range(0, len(partitions), size)]
 
 
-def _write_parts(config: PrepareConfig, folder: Folder, groups: Sequence[Sequence[Partition]]) -> list[Part]:
+def _write_parts(
+    config: PrepareConfig,
+    folder: Folder,
+    groups: Sequence[Sequence[Partition]],
+    session: Callable[[], AbstractContextManager[None]],
+) -> list[Part]:
     """Markers of all parts in order, after writing those that are not finished."""
     sizes = folder.sizes()
     finished = {n: part for n in range(len(groups)) if (part := finished_part(folder, n, sizes)) is not None}
     open_parts = [n for n in range(len(groups)) if n not in finished]
     with progress("prepare", len(groups), "parts", done=len(finished)) as advance:
         if open_parts:
-            for part in _run(config, folder, {n: groups[n] for n in open_parts}):
-                finished[part.part] = part
-                advance(1)
+            with session():
+                for part in _run(config, folder, {n: groups[n] for n in open_parts}):
+                    finished[part.part] = part
+                    advance(1)
     return [finished[n] for n in range(len(groups))]
 
 

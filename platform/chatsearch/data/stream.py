@@ -7,6 +7,7 @@ the batches of a step are a pure function of it (:mod:`chatsearch.data.steps`), 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 from chatsearch.data.config import LoaderConfig
 from chatsearch.data.pack import Batch
@@ -25,6 +28,8 @@ _BLOCK_BYTES = 16 << 20
 """A task hands over what it has built when it is this much. Small steps come together, since handing a block over costs Ray Data
 far more than building one of them does; with larger blocks of pictures a few fill Ray Data's share of the object store, and it
 lets one task work where several could."""
+_IDLE_S = 0.05
+"""Pause of Ray Data's scheduling loop after a turn in which nothing happened."""
 
 
 def rank_batches(
@@ -58,6 +63,7 @@ def _window(
     context.raise_original_map_exception = True  # else the cause is lost between processes
     context.execution_options.preserve_order = True
     context.target_max_block_size = _BLOCK_BYTES
+    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, Unhurried]
     num_blocks = math.ceil(len(steps) / loader.steps_per_task)
     with DataContext.current(context):
         # Items become blocks in this process. Tables would be looked at by a task, for which the workers may have left no CPU.
@@ -85,6 +91,25 @@ def _window(
                     held = []
     except Exception as error:
         raise named_cause(error) or error from error
+
+
+class Unhurried(ExecutionCallback):
+    """Lets the scheduling loop, a thread of the training worker, rest while it has nothing to do.
+
+    Where batches are built faster than they are consumed, the loop finds every task ready that it may not read yet, so it waits for
+    nothing and turns as often as it can: nine tenths of a processor, and the interpreter's lock most of the time.
+    """
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[int, int, int]] = []
+
+    def on_execution_step(self, executor: StreamingExecutor) -> None:
+        """After a turn: tasks begun, blocks read and tasks ended are what may have happened in it."""
+        metrics = [operator.metrics for operator in executor._topology or ()]
+        seen = [(m.num_tasks_submitted, m.num_task_outputs_generated, m.num_tasks_finished) for m in metrics]
+        if seen == self._seen:
+            time.sleep(_IDLE_S)
+        self._seen = seen
 
 
 class _Build:

@@ -1,15 +1,24 @@
-"""The probe's builds: real ones of two small synthetic galleries, told apart into time of an item and time of its numbers."""
+"""The probe's builds: real ones of two small synthetic galleries, told apart into time of an item and time of its numbers.
+
+Each runs in a process of its own (``python -m`` this module): memory that earlier work has let go of stays with its process, where
+a build takes it again without a trace, and the probe's own scans let go of a gibibyte.
+"""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
+from chatsearch.errors import StorageError
 from chatsearch.index.build import build_index
 from chatsearch.index.config import IndexConfig
+from chatsearch.index.exhaustive import limit_threads
 from chatsearch.index.plan.figure import Figure
 from chatsearch.index.plan.forecast import array_bytes
 from chatsearch.index.plan.rates import measured
@@ -19,12 +28,18 @@ from chatsearch.index.watch import PeakMemory
 
 _ITEMS = 20_000
 _NARROW = 8
+_GALLERIES = {"warming": 200, "measured": _ITEMS}
+"""Items of what is built. With the first, whatever a process loads once has been loaded."""
 
 
 def build_rates(request: PlanRequest) -> dict[str, Figure]:
-    """Time and memory of an item, and bytes of vectors a second, from two builds."""
-    narrow_seconds, narrow_memory = _build(_NARROW, _NARROW, request.metadata_bytes)
-    wide_seconds, _ = _build(request.feature_dimension, request.dimension, request.metadata_bytes)
+    """Time and memory of an item, and bytes of vectors a second, from two builds.
+
+    Raises:
+        StorageError: a build failed, mostly for want of room in the folder for temporary files.
+    """
+    narrow_seconds, narrow_memory = _in_own_process(_NARROW, _NARROW, request.metadata_bytes)
+    wide_seconds, _ = _in_own_process(request.feature_dimension, request.dimension, request.metadata_bytes)
     numbers = 4 * (request.feature_dimension + request.dimension) * _ITEMS
     arrays = array_bytes(_ITEMS, _NARROW, _NARROW, rows_per_part=ROWS_PER_PART, num_shards=1)
     return {
@@ -34,15 +49,35 @@ def build_rates(request: PlanRequest) -> dict[str, Figure]:
     }
 
 
-def _build(feature_dimension: int, dimension: int, metadata_bytes: int) -> tuple[float, int]:
-    """Seconds and peak bytes of one build."""
-    rng = np.random.default_rng(0)
+def _in_own_process(feature_dimension: int, dimension: int, metadata_bytes: int) -> tuple[float, int]:
+    """Seconds and peak bytes of a build."""
+    weight_dD = np.random.default_rng(0).standard_normal((dimension, feature_dimension), dtype=np.float32)
     with tempfile.TemporaryDirectory() as folder:
-        features, model, output = (str(Path(folder, name)) for name in ("features", "model", "index"))
-        write_sample_store(features, clustered(_ITEMS, feature_dimension, seed=0), metadata_bytes)
-        weight_dD = rng.standard_normal((dimension, feature_dimension), dtype=np.float32)
-        write_sample_bundle(model, weight_dD)
-        memory = PeakMemory()
-        began = time.perf_counter()
-        build_index(IndexConfig(features=features, model=model, output=output))
-        return time.perf_counter() - began, memory.peak_bytes()
+        for name, num_items in _GALLERIES.items():
+            features_ND = clustered(num_items, feature_dimension, seed=0)
+            write_sample_store(str(Path(folder, name, "features")), features_ND, metadata_bytes)
+            write_sample_bundle(str(Path(folder, name, "model")), weight_dD)
+        command = [sys.executable, "-m", "chatsearch.index.plan.probe_build", folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise StorageError(
+            f"The probe's build of {_ITEMS:,} synthetic items failed in {tempfile.gettempdir()}: {said}. Make room there, or name "
+            "another folder in TMPDIR."
+        )
+    seconds, peak_bytes = json.loads(done.stdout)
+    return seconds, peak_bytes
+
+
+def _build(folder: Path) -> tuple[float, int]:
+    """Seconds and peak bytes of the build of a gallery's features, in this process."""
+    memory = PeakMemory()
+    began = time.perf_counter()
+    build_index(IndexConfig(**{name: str(folder / name) for name in ("features", "model", "output")}))
+    return time.perf_counter() - began, memory.peak_bytes()
+
+
+if __name__ == "__main__":
+    limit_threads(1)
+    _, measured_build = [_build(Path(sys.argv[1], name)) for name in _GALLERIES]
+    print(json.dumps(measured_build))
