@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from chatsearch.index.config import EmbedConfig
 from chatsearch.kinds import FEATURE_STORE
-from chatsearch.session import ray_session
+from chatsearch.session import prepare_environment, ray_session
 from chatsearch.tracking.tracker import Tracker
 
 from jobs.command import Job, Made, main
@@ -16,6 +16,7 @@ from jobs.recipes import embed as recipes
 
 def work(config: EmbedConfig, tracker: Tracker) -> Made:
     """Embed on Ray Data."""
+    prepare_environment()
     from chatsearch.index.embed import embed
 
     store = embed(config, session=ray_session)

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -273,12 +273,22 @@ def file_entry(folder: Folder, name: str) -> FileEntry:
     return FileEntry(sha256=folder.sha256(name), num_bytes=folder.size(name))
 
 
-def begin_output(uri: str, kind: str, config: Config, inputs: Mapping[str, str], *, overwrite: bool = False) -> Output:
+def begin_output(
+    uri: str,
+    kind: str,
+    config: Config,
+    inputs: Mapping[str, str],
+    *,
+    overwrite: bool = False,
+    before: Callable[[], object] = lambda: None,
+) -> Output:
     """Take an output folder for a job.
 
     A finished output with this fingerprint is returned as ``finished``. An interrupted one with this
     fingerprint is continued, with ``overwrite`` too: what lies in the folder is kept. Anything else that a job
     has made there is replaced with ``overwrite`` and refused without; what no job has made is never deleted.
+
+    ``before`` is called when the output is going to be made, and nothing there has changed yet: where it fails, nothing is lost.
 
     Raises:
         ConfigError: the output is one of the inputs that the configuration names, or holds it.
@@ -291,6 +301,7 @@ def begin_output(uri: str, kind: str, config: Config, inputs: Mapping[str, str],
     taken = Output(folder, kind, config, inputs, None)
     if held is not None and (held.kind, held.fingerprint) == (kind, wanted):
         if held.begun:
+            before()
             return taken
         if not overwrite:
             return replace(taken, finished=open_artefact(uri, kind))
@@ -305,6 +316,7 @@ def begin_output(uri: str, kind: str, config: Config, inputs: Mapping[str, str],
             f"{folder.uri} is not empty and was not made by a job of this project, so it is left as it is. Choose another output, "
             "or empty the folder by hand."
         )
+    before()
     if held is not None:
         _clear(folder, kind)
     _mark_begun(folder, kind, wanted)

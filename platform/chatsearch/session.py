@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
 from chatsearch.errors import ClusterError
@@ -44,7 +44,6 @@ def ray_session() -> Iterator[None]:
         ClusterError: no cluster answers at ``RAY_ADDRESS``, the local one does not start, or Ray was imported too early to give the
             local one its token.
     """
-    _check_order()
     prepare_environment()
     # Our jobs show one progress line a step; Ray Data's account of each of its executions is in its log files.
     logging.getLogger("ray.data._internal.execution.streaming_executor").setLevel(logging.WARNING)
@@ -81,21 +80,13 @@ def ray_session() -> Iterator[None]:
         ray.shutdown()
 
 
-def _check_order() -> None:
-    """Refuse a local session whose processes would ask for a token that Ray in this process does not know of."""
-    ray = sys.modules.get("ray")
-    if ray is None or ray.is_initialized() or os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_AUTH_MODE"):
-        return
-    raise ClusterError(
-        "Ray was imported before its settings were made, so it would not take the token of a local session. Call "
-        "chatsearch.session.prepare_environment() first, or enter ray_session() before ray and whatever imports it."
-    )
-
-
 def prepare_environment() -> None:
     """Set what Ray and its workers read from the environment; values that are set already win.
 
     Call it before Ray is first imported: the authentication mode is read at import.
+
+    Raises:
+        ClusterError: Ray is imported, and would not take the token of a local session.
     """
     env = os.environ
     env.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -109,8 +100,9 @@ def prepare_environment() -> None:
         # Ray listens on all interfaces unless its node's address is the loopback one, and this switch, whatever its
         # name says, is what lets a node have that address on Linux too.
         env["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        env.setdefault("RAY_AUTH_MODE", "token")
-        if env["RAY_AUTH_MODE"] == "token" and not (env.get("RAY_AUTH_TOKEN") or env.get("RAY_AUTH_TOKEN_PATH")):
+        if not env.get("RAY_AUTH_MODE"):
+            _use_tokens(env)
+        if env.get("RAY_AUTH_MODE") == "token" and not (env.get("RAY_AUTH_TOKEN") or env.get("RAY_AUTH_TOKEN_PATH")):
             # A token of this session alone: otherwise Ray leaves one in the home folder for good.
             env["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     # Threads that spin long while they wait starve those they wait for when cores are few; those that sleep at once wake late.
@@ -119,3 +111,15 @@ def prepare_environment() -> None:
     source = Path(__file__).resolve().parent.parent
     paths = [str(source), str(source.parent), *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
     env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+
+
+def _use_tokens(env: MutableMapping[str, str]) -> None:
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        return  # whoever started it has decided
+    if ray is not None:
+        raise ClusterError(
+            "Ray was imported before its settings were made, so it would not take the token of a local session. Call "
+            "chatsearch.session.prepare_environment() first, or enter ray_session() before ray and whatever imports it."
+        )
+    env["RAY_AUTH_MODE"] = "token"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from chatsearch.config import Config
@@ -19,6 +20,7 @@ from chatsearch.data.prepare import prepare
 from chatsearch.data.shards import DocumentShards
 from chatsearch.data.tokenizer import train_byte_bpe
 from chatsearch.errors import (
+    ClusterError,
     ConfigError,
     ConflictingOutputError,
     IncompleteArtefactError,
@@ -109,11 +111,18 @@ def test_an_interrupted_run_redoes_only_what_is_missing_and_ends_in_the_same_byt
     assert written == {"part-00001.parquet", "part-00002.parquet"}
 
 
+def no_cluster() -> NoReturn:
+    raise ClusterError("no cluster answers")
+
+
 def test_a_finished_output_is_left_alone_and_another_one_is_refused(scenes: Artefact) -> None:
     before = {p: p.stat().st_mtime_ns for p in Path(scenes.uri).rglob("*")}
-    assert prepare(PrepareConfig(corpus=SCENES, output=scenes.uri)).manifest == scenes.manifest
+    assert prepare(PrepareConfig(corpus=SCENES, output=scenes.uri), no_cluster).manifest == scenes.manifest
+    other = PrepareConfig(corpus=SCENES.replace(seed=5), output=scenes.uri)
     with pytest.raises(ConflictingOutputError, match="overwrite=true"):
-        prepare(PrepareConfig(corpus=SCENES.replace(seed=5), output=scenes.uri))
+        prepare(other, no_cluster)
+    with pytest.raises(ClusterError, match="no cluster"):  # and nothing is lost
+        prepare(other.replace(overwrite=True), no_cluster)
     assert {p: p.stat().st_mtime_ns for p in Path(scenes.uri).rglob("*")} == before
 
 
@@ -188,7 +197,9 @@ def test_corpora_that_give_nothing_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--set output=URI"):
         prepare(PrepareConfig(corpus=empty))
     with pytest.raises(MissingInputError, match="missing"):
-        prepare(PrepareConfig(corpus=WebDatasetConfig(path=str(tmp_path / "no")), output=str(tmp_path / "b")))
+        prepare(
+            PrepareConfig(corpus=WebDatasetConfig(path=str(tmp_path / "no")), output=str(tmp_path / "b")), no_cluster
+        )
     assert not (tmp_path / "b").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from chatsearch.config import Config, runtime
@@ -106,6 +107,19 @@ def test_a_folder_of_something_else_is_never_touched(tmp_path: Path, name: str, 
     with pytest.raises(ArtefactError, match="by hand"):
         make(tmp_path, overwrite=overwrite)
     assert (tmp_path / name).read_text() == '{"name": "ten years of work"}'
+
+
+def test_what_fails_before_an_output_is_begun_changes_nothing(tmp_path: Path) -> None:
+    def fail() -> NoReturn:
+        raise ConfigError("not today")
+
+    held = make(tmp_path / "a")
+    for uri, overwrite in ((held.uri, True), (str(tmp_path / "b"), False)):
+        with pytest.raises(ConfigError, match="not today"):
+            begin_output(uri, "thing", Made(size=2), INPUTS, overwrite=overwrite, before=fail)
+    assert open_artefact(held.uri, "thing").manifest == held.manifest
+    assert not (tmp_path / "b").exists()
+    assert begin_output(held.uri, "thing", Made(), INPUTS, before=fail).finished == held
 
 
 def test_an_interrupted_output_is_continued_with_overwrite_too(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 
 import pytest
 from chatsearch.session import prepare_environment
@@ -12,6 +13,7 @@ from chatsearch.session import prepare_environment
 def prepared(monkeypatch: pytest.MonkeyPatch, **values: str) -> dict[str, str]:
     environment = dict(values)
     monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)  # as in a process that has not imported it yet
     prepare_environment()
     return environment
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import ray
@@ -32,8 +32,8 @@ def prepare(config: PrepareConfig, session: Callable[[], AbstractContextManager[
 
     Args:
         config: what to write.
-        session: entered while parts are written, for a Ray that is started only when it is needed
-            (:func:`chatsearch.session.ray_session`). By default Ray Data starts one with its own defaults unless Ray is running.
+        session: entered when there is something to make, and before anything changes: mostly
+            :func:`chatsearch.session.ray_session`. By default Ray Data starts one with its own defaults unless Ray is running.
 
     Returns:
         The finished artefact; the one that is there already when it was made from the same corpus in the same way.
@@ -48,13 +48,20 @@ def prepare(config: PrepareConfig, session: Callable[[], AbstractContextManager[
     if not config.output:
         raise ConfigError("No output is named. Set it with --set output=URI.")
     corpus = open_corpus(config.corpus)
-    output = begin_output(
-        config.output, DOCUMENT_SHARDS, config, {"corpus": corpus.fingerprint()}, overwrite=config.overwrite
-    )
-    if output.finished is not None:
-        return output.finished
-    groups = _groups(corpus.partitions(), config.partitions_per_part)
-    parts = _write_parts(config, output.folder, groups, session)
+    inputs = {"corpus": corpus.fingerprint()}
+    with ExitStack() as stack:
+        output = begin_output(
+            config.output,
+            DOCUMENT_SHARDS,
+            config,
+            inputs,
+            overwrite=config.overwrite,
+            before=lambda: stack.enter_context(session()),
+        )
+        if output.finished is not None:
+            return output.finished
+        groups = _groups(corpus.partitions(), config.partitions_per_part)
+        parts = _write_parts(config, output.folder, groups)
     _check_totals(config, parts)
     return commit_shards(output, corpus.name, parts)
 
@@ -63,22 +70,16 @@ def _groups(partitions: Sequence[Partition], size: int) -> list[list[Partition]]
     return [list(partitions[start : start + size]) for start in range(0, len(partitions), size)]
 
 
-def _write_parts(
-    config: PrepareConfig,
-    folder: Folder,
-    groups: Sequence[Sequence[Partition]],
-    session: Callable[[], AbstractContextManager[None]],
-) -> list[Part]:
+def _write_parts(config: PrepareConfig, folder: Folder, groups: Sequence[Sequence[Partition]]) -> list[Part]:
     """Markers of all parts in order, after writing those that are not finished."""
     sizes = folder.sizes()
     finished = {n: part for n in range(len(groups)) if (part := finished_part(folder, n, sizes)) is not None}
     open_parts = [n for n in range(len(groups)) if n not in finished]
     with progress("prepare", len(groups), "parts", done=len(finished)) as advance:
         if open_parts:
-            with session():
-                for part in _run(config, folder, {n: groups[n] for n in open_parts}):
-                    finished[part.part] = part
-                    advance(1)
+            for part in _run(config, folder, {n: groups[n] for n in open_parts}):
+                finished[part.part] = part
+                advance(1)
     return [finished[n] for n in range(len(groups))]
 
 

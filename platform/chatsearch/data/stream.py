@@ -29,7 +29,7 @@ _BLOCK_BYTES = 16 << 20
 far more than building one of them does; with larger blocks of pictures a few fill Ray Data's share of the object store, and it
 lets one task work where several could."""
 _IDLE_S = 0.05
-"""Pause of Ray Data's scheduling loop after a turn in which nothing happened."""
+"""Pause of Ray Data's scheduling loop after a turn in which nothing happened and nobody waits."""
 
 
 def rank_batches(
@@ -97,7 +97,8 @@ class Unhurried(ExecutionCallback):
     """Lets the scheduling loop, a thread of the training worker, rest while it has nothing to do.
 
     Where batches are built faster than they are consumed, the loop finds every task ready that it may not read yet, so it waits for
-    nothing and turns as often as it can: nine tenths of a processor, and the interpreter's lock most of the time.
+    nothing and turns as often as it can: nine tenths of a processor, and the interpreter's lock most of the time. While somebody waits
+    for a batch there is no rest.
     """
 
     def __init__(self) -> None:
@@ -107,7 +108,9 @@ class Unhurried(ExecutionCallback):
         """After a turn: tasks begun, blocks read and tasks ended are what may have happened in it."""
         metrics = [operator.metrics for operator in executor._topology or ()]
         seen = [(m.num_tasks_submitted, m.num_task_outputs_generated, m.num_tasks_finished) for m in metrics]
-        if seen == self._seen:
+        assert executor._output_node is not None, "it is set before the first turn"
+        _, output = executor._output_node
+        if seen == self._seen and not output.num_waiting_consumers:
             time.sleep(_IDLE_S)
         self._seen = seen
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -95,8 +95,8 @@ def embed(
         config: what to make.
         make_parts: makes the missing parts; None has Ray Data do it, which is started with its defaults unless Ray is running.
             It is not called when no part is missing.
-        session: entered while parts are made, for a Ray that is started only when it is needed
-            (:func:`chatsearch.session.ray_session`).
+        session: entered when there is something to make, and before anything changes: mostly
+            :func:`chatsearch.session.ray_session`.
 
     Raises:
         ConfigError: if a URI is not set, or a store to reuse holds less than is asked for.
@@ -116,13 +116,21 @@ def embed(
     # Only the encoder decides the features: a later checkpoint of the same model finds them finished.
     inputs["model"] = encoder["encoder_fingerprint"]
     inputs |= {f"reuse.{position}": store.fingerprint for position, store in enumerate(earlier.stores)}
-    output = begin_output(config.output, FEATURE_STORE, config, inputs, overwrite=config.overwrite)
-    if output.finished:
-        return output.finished
-    plan = plan_gallery(shards, config.max_metadata_chars)
-    places_N2 = earlier.find(plan.pictures)
-    parts = _parts(plan, places_N2, config.images_per_part)
-    _make_missing(config, output.folder, parts, make_parts or make_on_ray, session)
+    with ExitStack() as stack:
+        output = begin_output(
+            config.output,
+            FEATURE_STORE,
+            config,
+            inputs,
+            overwrite=config.overwrite,
+            before=lambda: stack.enter_context(session()),
+        )
+        if output.finished:
+            return output.finished
+        plan = plan_gallery(shards, config.max_metadata_chars)
+        places_N2 = earlier.find(plan.pictures)
+        parts = _parts(plan, places_N2, config.images_per_part)
+        _make_missing(config, output.folder, parts, make_parts or make_on_ray)
     rejected = _read_rejected(output.folder, len(parts))
     _check_rejected(config, rejected, plan)
     items = [item for item in plan.items if item.content_hash not in rejected]
@@ -187,20 +195,15 @@ def _parts(plan: Plan, places_N2: NDArray[np.int64], size: int) -> list[dict[str
 
 
 def _make_missing(
-    config: EmbedConfig,
-    folder: Folder,
-    parts: Sequence[Mapping[str, Any]],
-    make_parts: MakeParts,
-    session: Callable[[], AbstractContextManager[None]],
+    config: EmbedConfig, folder: Folder, parts: Sequence[Mapping[str, Any]], make_parts: MakeParts
 ) -> None:
     present = folder.sizes("features")
     missing = [row for row in parts if part_name(row["part"]) not in present]
     total, left = (sum(len(row["hashes"]) for row in rows) for rows in (parts, missing))
     with progress("embed", total, "pictures", done=total - left) as advance:
         if missing:
-            with session():
-                for made in make_parts(_located(config), missing):
-                    advance(made["pictures"])
+            for made in make_parts(_located(config), missing):
+                advance(made["pictures"])
 
 
 def _located(config: EmbedConfig) -> EmbedConfig:

@@ -36,7 +36,7 @@ def build_rates(request: PlanRequest) -> dict[str, Figure]:
     """Time and memory of an item, and bytes of vectors a second, from two builds.
 
     Raises:
-        StorageError: a build failed, mostly for want of room in the folder for temporary files.
+        StorageError: a build failed.
     """
     narrow_seconds, narrow_memory = _in_own_process(_NARROW, _NARROW, request.metadata_bytes)
     wide_seconds, _ = _in_own_process(request.feature_dimension, request.dimension, request.metadata_bytes)
@@ -60,12 +60,12 @@ def _in_own_process(feature_dimension: int, dimension: int, metadata_bytes: int)
         command = [sys.executable, "-m", "chatsearch.index.plan.probe_build", folder]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise StorageError(
-            f"The probe's build of {_ITEMS:,} synthetic items failed in {tempfile.gettempdir()}: {said}. Make room there, or name "
-            "another folder in TMPDIR."
+            f"The probe's build of {_ITEMS:,} synthetic items in {tempfile.gettempdir()} ended with exit code {done.returncode}: {said}. It "
+            "needs some 200 MB there and as much memory; TMPDIR names another folder."
         )
-    seconds, peak_bytes = json.loads(done.stdout)
+    seconds, peak_bytes = json.loads(done.stdout.splitlines()[-1])
     return seconds, peak_bytes
 
 
