@@ -63,7 +63,7 @@ def _in_own_process(feature_dimension: int, dimension: int, metadata_bytes: int)
         said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise StorageError(
             f"The probe's build of {_ITEMS:,} synthetic items in {tempfile.gettempdir()} ended with exit code {done.returncode}: {said}. It "
-            "needs some 200 MB there and as much memory; TMPDIR names another folder."
+            "needs room there, and memory; TMPDIR names another folder."
         )
     seconds, peak_bytes = json.loads(done.stdout.splitlines()[-1])
     return seconds, peak_bytes
