@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 class Patience:
     """How long calls on an object store are made again. A local path has none: what fails there is not going to come back.
 
-    Each failing call takes its time already, since the client of S3 tries five times by itself.
+    Each failing call takes its time already, since the client of S3 tries three times by itself.
 
     Args:
         uri: where the calls go.

@@ -49,7 +49,7 @@ def _s3(endpoint: str | None, region: str | None, access_key: str | None) -> Fil
     from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
     options: dict[str, Any] = {
-        "retry_strategy": AwsStandardS3RetryStrategy(max_attempts=5),
+        "retry_strategy": AwsStandardS3RetryStrategy(max_attempts=3),
         "region": region or "us-east-1",
     }
     if endpoint:
