@@ -128,7 +128,10 @@ class Job(Generic[C]):
         if shown not in names:
             raise UnknownNameError.among(f"recipe of {self.name}", shown, names)
         named = "--recipe RECIPE" if self.default is None else "[--recipe RECIPE]"
-        lines = [f"python -m jobs.{self.name} {named} [--set key.path=value ...] [--dry-run]", ""]
+        lines = [
+            f"python -m jobs.{self.name} {named} [--set key.path=value ...] [--dry-run] [--parent RUN] [--no-tracking]",
+            "",
+        ]
         module = sys.modules.get(f"jobs.{self.name}") or sys.modules["__main__"]
         lines += [(module.__doc__ or "").strip(), "", f"Recipes{' (* where none is named)' if self.default else ''}:"]
         width = max(map(len, names))

@@ -19,9 +19,9 @@ OURS = "ChatSearcher"
 METHODS = (OURS, "FROMAGe", "dual encoder (ti)", "dual encoder (t)", "dual encoder (i)", "random (expected)")
 """Rows that are methods and no cells of a sweep, in the order of showing."""
 OURS_CEILING, BASELINE_CEILING = 90.0, 50.0
-"""Above these a ratio says more about the ceiling than about the methods (goal Q1)."""
+"""Above these a ratio says more about the ceiling than about the methods."""
 LEAST_SEEDS = 3
-"""With fewer a sign that holds in each shows nothing (goal Q2)."""
+"""With fewer a sign that holds in each shows nothing."""
 
 Task = Literal["average", "t", "i", "m"]
 Gallery = Literal["targets", "all"]
@@ -80,8 +80,8 @@ def judge(claim: ClaimConfig, rows: Sequence[Row], seeds: Sequence[int]) -> dict
 
     Returns:
         ``verdict``, and by seed the score ``row``, the score ``over`` and ``gap`` = row - factor x over.
-        ``not measured`` while a row or a seed is missing; ``ceiling`` in place of a ratio near the top (goal Q1);
-        ``too few seeds`` where it holds in each of fewer than three (goal Q2).
+        ``not measured`` while a row or a seed is missing; ``ceiling`` in place of a ratio near the top;
+        ``too few seeds`` where it holds in each of fewer than three.
     """
     by_name = {row.name: row.by_seed for row in rows}
     found: dict[str, dict[str, float]] = {}

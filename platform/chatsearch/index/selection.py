@@ -18,7 +18,7 @@ _MAX_GATHERED = 1 << 24
 SCANNED_NUMBERS = 1 << 20
 """Rows times dimension up to which a selection keeps a copy of its vectors (4 MiB), and all of them are scored whatever the kind of
 index: faster than what FAISS does with a selector, and exact. Beyond, vectors are copied by each search, which is slower than a
-selector (``make bench ONLY=index``, I7, holds both beside each other)."""
+selector (``make bench ONLY=index`` holds both beside each other)."""
 
 
 class Selection:

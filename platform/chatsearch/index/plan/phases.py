@@ -14,7 +14,7 @@ from chatsearch.index.plan.rates import Rates
 from chatsearch.index.plan.request import PlanRequest
 
 BUILD_HEADROOM = 2.3
-"""Memory of a builder over the bytes of its shard: goal I9 allows 1.3 times the index, and one shard."""
+"""Memory of a builder over the bytes of its shard: 1.3 times the index that it makes, and the shard's vectors once more."""
 
 
 @dataclass(frozen=True, slots=True)
