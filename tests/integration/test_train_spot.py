@@ -71,8 +71,11 @@ def test_a_run_goes_on_without_a_lost_node_and_takes_a_new_one_in(tmp_path: Path
     starts = [number for number, line in enumerate(lines) if number == 0 or line["step"] <= lines[number - 1]["step"]]
     attempts = [lines[a:b] for a, b in zip(starts, [*starts[1:], None], strict=True)]
     lost, found = (step - step % EVERY for step in (LOST_AT, FOUND_AT))
+    # The gate holds rank 0 alone: the other one may have sent its part of the next step before it was taken.
+    last = attempts[0][-1]["step"]
+    assert last in (LOST_AT, LOST_AT + 1)
     assert [(a[0]["workers"], a[0]["step"], a[-1]["step"]) for a in attempts] == [
-        (2, 1, LOST_AT),
+        (2, 1, last),
         (1, lost + 1, FOUND_AT),
         (2, found + 1, STEPS),
     ]
