@@ -93,9 +93,9 @@ def test_the_scheduling_loop_rests_while_what_it_built_waits_to_be_read(
     next(batches)
     time.sleep(8)  # a slow step: whatever may be built ahead is
     late = [at for at in turns if at > turns[-1] - 2]
-    held_back = [operator._in_task_output_backpressure for operator in executors[-1]._topology]
+    built = max(operator.metrics.rows_task_outputs_generated for operator in executors[-1]._topology)
     batches.close()
-    assert any(held_back), "all was built: nothing had to wait"
+    assert 0 < built < 200, "all was built: nothing had to wait"
     assert 0 < len(late) < 50  # left to itself it turns over 500 times a second
 
 
