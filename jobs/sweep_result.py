@@ -1,7 +1,7 @@
 """What a sweep has found so far, and what the rest of it is going to take.
 
 The file: schema_version, sweep, fingerprint and config, world {data, index features: fingerprints}, gallery, cells [{cell,
-seed, seconds, error, evaluation, fingerprint}], rows {gallery: {row: {seeds: {seed: scores}, spread: {score: mean,
+seed, seconds, error, model, evaluation: fingerprints, beside_i: queries of m beside their last rounds alone}], rows {gallery: {row: {seeds: {seed: scores}, spread: {score: mean,
 deviation, least, most}}}}, claims [{claim, verdict, seeds}], date, chatsearch
 """
 
@@ -166,6 +166,7 @@ def _row(row: Row) -> dict[str, Any]:
 
 def _cell(done: CellResult) -> dict[str, Any]:
     measured = done.measured or {}
+    ours = measured.get("methods", {}).get(OURS, {})
     return {
         "cell": done.cell,
         "seed": done.seed,
@@ -173,6 +174,7 @@ def _cell(done: CellResult) -> dict[str, Any]:
         "error": done.error,
         "model": measured.get("model", {}).get("fingerprint", ""),
         "evaluation": measured.get("fingerprint", ""),
+        "beside_i": ((ours.get("m") or {}).get("all") or {}).get("beside_i", {}),
     }
 
 

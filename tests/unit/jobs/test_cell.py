@@ -17,6 +17,7 @@ RECIPES = [
     sweep.scenes_queue,
     sweep.scenes_ablations,
     sweep.scenes_instruction_mix,
+    sweep.scenes_long_mix,
     sweep.scenes_data_scale,
 ]
 PLAIN = SweepConfig(cells=(CellConfig(name="plain"),))
@@ -59,6 +60,9 @@ def test_what_a_cell_sets_arrives() -> None:
     assert [s.model.freeze_language for s in frozen] == [True, True]
     mixed = stages(sweep.scenes_instruction_mix(), "t only + questions + edits")
     assert mixed[1].streams[0].kinds == (Kind.T, Kind.QUESTION, Kind.EDIT)
+    assert stages(sweep.scenes_long_mix(), "all")[1] == stages(PLAIN, "plain")[1].replace(
+        steps=1264, output=stages(sweep.scenes_long_mix(), "all")[1].output
+    )
     scaled = stages(sweep.scenes_data_scale(), "ChatSearch x 0.1")
     assert scaled[1].streams[0].fractions == {Kind.T: 0.1, Kind.I: 0.1, Kind.M: 0.1}
     assert [(s.seed, s.num_workers, s.registered_name) for s in stages(PLAIN, "plain", 7)] == [(7, 0, "")] * 2

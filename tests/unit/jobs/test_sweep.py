@@ -75,7 +75,8 @@ def toy_measure(config: ToyMeasureConfig, tracker: Tracker) -> Made:
 def method(score: float) -> dict[str, Any]:
     """A method whose every recall is one number."""
     cell = {gallery: dict.fromkeys(("R@1", "R@5", "R@10"), score) for gallery in ("targets", "all")}
-    return {**dict.fromkeys("tim", cell), "average": {"targets": score, "all": score}}
+    m = {**cell, "all": {**cell["all"], "beside_i": {"mdc_t": {"i": score, "m": score}}}}
+    return {"t": cell, "i": cell, "m": m, "average": {"targets": score, "all": score}}
 
 
 def recognise(config: ToyMeasureConfig, inputs: Sequence[Input]) -> Finished | None:
@@ -172,6 +173,7 @@ def test_rows_and_claims_are_those_of_the_cells(capsys: pytest.CaptureFixture[st
         ("above what is not run", "not measured"),
     ]
     assert result["world"] == {"data": "d", "features": "gallery"}
+    assert [cell["beside_i"]["mdc_t"]["m"] for cell in result["cells"]] == [10, 13, 16, 20, 23, 26]
     shown = capsys.readouterr().out
     assert "13.0 ±3.0" in shown
     assert "not measured" in shown
