@@ -1,6 +1,15 @@
-"""A whole small thing to serve: scenes, a tiny random bundle and an index in two shards, made by the real jobs' code."""
+"""A whole small thing to serve: scenes, a tiny random bundle and an index in two shards, made by the real jobs' code; and the job that does."""
 
 from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 from chatsearch.corpora.config import ScenesConfig, ScenesCounts
 from chatsearch.data.config import PrepareConfig
@@ -8,9 +17,13 @@ from chatsearch.data.prepare import prepare
 from chatsearch.index.build import build_index
 from chatsearch.index.config import EmbedConfig, IndexConfig
 from chatsearch.index.embed import embed
+from chatsearch.testing.ports import free_ports
 from chatsearch.testing.tiny import tiny_bundle
 
+from serve.run import check_port
 from serve.settings import Limits, ServeArgs
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def make_served(folder: str) -> ServeArgs:
@@ -27,3 +40,28 @@ def make_served(folder: str) -> ServeArgs:
         database=f"sqlite:///{folder}/conversations.db",
         limits=Limits(max_new_tokens=12, max_tokens=400),
     )
+
+
+@contextlib.contextmanager
+def serve_job(args: ServeArgs, ends_by: signal.Signals) -> Iterator[str]:
+    """``jobs.serve`` in a process and a Ray session of its own; yields its address. A signal has to end it cleanly."""
+    port = free_ports(1)[0]
+    settings = (f"args={args.model_dump_json()}", f"port={port}")
+    command = [sys.executable, "-m", "jobs.serve", "--no-tracking", *(w for s in settings for w in ("--set", s))]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as job:
+        assert job.stdout is not None
+        try:
+            said = list(itertools.takewhile(lambda line: "Stop with Ctrl-C" not in line, job.stdout))
+            assert job.poll() is None, "".join(said)
+            yield f"http://127.0.0.1:{port}"
+            job.send_signal(ends_by)
+            rest = job.stdout.read()
+            assert job.wait(60) == 0, rest
+        finally:
+            job.kill()
+    assert "Stopping." in rest
+    assert "Traceback" not in rest
+    check_port("127.0.0.1", port)

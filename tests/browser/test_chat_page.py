@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chatsearch.testing.ports import free_ports
 from playwright import sync_api as playwright
 
-from serve.run import serving
 from serve.settings import PageSettings
-from tests.serving import make_served
+from tests.serving import make_served, serve_job
 from tests.unit.converse.memory import picture
 
 pytestmark = [pytest.mark.ray, pytest.mark.browser]
@@ -47,7 +46,7 @@ def chromium() -> str:
 @pytest.fixture(scope="module")
 def address(chromium: str, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     args = make_served(str(tmp_path_factory.mktemp("page"))).replace(page=BEGINS)
-    with serving(args, port=free_ports(1)[0]) as found:
+    with serve_job(args, signal.SIGINT) as found:  # Ctrl-C
         yield found
 
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import base64
-import itertools
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,10 +25,9 @@ from chatsearch.types import content_hash
 from serve.app import build_app
 from serve.run import check_port, serving
 from serve.settings import ServeArgs
-from tests.serving import make_served
+from tests.serving import make_served, serve_job
 from tests.unit.converse.memory import picture
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.ray
 
 
@@ -184,32 +179,12 @@ def test_a_cluster_that_serves_already_is_left_as_it_is(client: httpx.Client, ar
     assert client.get("/readyz").status_code == 200
 
 
-@pytest.mark.parametrize("signalled", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_serve_job_cleanly(args: ServeArgs, tmp_path: Path, signalled: signal.Signals) -> None:
-    port = free_ports(1)[0]
-    settings = {"args.model": args.model, "args.index": args.index, "port": port, "args.allowed_hosts": "search.example.org",
-                "args.database": f"sqlite:///{tmp_path}/new/conversations.db"}  # fmt: skip
-    command = [sys.executable, "-m", "jobs.serve", "--no-tracking"]
-    command += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    # A session of its own: RAY_ADDRESS would lead it to this one's.
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as job:
-        assert job.stdout is not None
-        try:
-            said = list(itertools.takewhile(lambda line: "Stop with Ctrl-C" not in line, job.stdout))
-            assert job.poll() is None, "".join(said)
-            for host, status in (("search.example.org", 200), (f"127.0.0.1:{port}", 200), ("evil.example", 421)):
-                assert httpx.get(f"http://127.0.0.1:{port}/healthz", headers={"host": host}).status_code == status
-            job.send_signal(signalled)
-            rest = job.stdout.read()
-            assert job.wait(60) == 0, rest
-        finally:
-            job.kill()
-    assert "Stopping." in rest
-    assert "Traceback" not in rest
-    check_port("127.0.0.1", port)
+def test_the_job_answers_to_hosts_it_was_told_of_and_sigterm_ends_it_cleanly(args: ServeArgs, tmp_path: Path) -> None:
+    own = args.replace(allowed_hosts=("search.example.org",), database=f"sqlite:///{tmp_path}/new/conversations.db")
+    with serve_job(own, signal.SIGTERM) as address:
+        own_name = address.removeprefix("http://")
+        for host, status in (("search.example.org", 200), (own_name, 200), ("evil.example", 421)):
+            assert httpx.get(f"{address}/healthz", headers={"host": host}).status_code == status
 
 
 def test_an_index_of_another_model_is_refused_before_anything_starts(args: ServeArgs, tmp_path: Path) -> None:

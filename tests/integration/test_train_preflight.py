@@ -101,11 +101,3 @@ def test_a_corpus_without_answers_is_refused_by_name_and_not_tried_again(tmp_pat
         train(config)
     assert str(caught.value).count("nothing to fall on") == 3
     assert not list(Path(config.output).glob("checkpoints/*/step-*"))
-
-
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
-def test_too_many_bad_documents_stop_two_workers_by_name(tmp_path: Path) -> None:
-    samples = [too_long(i) if i % 4 == 1 else answered(i) for i in range(40)]
-    with pytest.raises(TooManyRejectedError, match=r"gave no example, the limit is max_rejected_fraction=0\.05"):
-        train(configured(tmp_path, "ray", samples, num_workers=2))

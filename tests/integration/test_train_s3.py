@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from chatsearch.manifest import MANIFEST
-from chatsearch.model.bundle import load_bundle
 from chatsearch.storage import Folder
 from chatsearch.testing.training import tiny_training
 from chatsearch.train.run import train
 
 pytestmark = pytest.mark.s3
-
-SCRIPT = """
-import sys
-from chatsearch.session import ray_session
-from chatsearch.testing.training import tiny_training
-from chatsearch.train.run import train
-
-with ray_session():
-    train(tiny_training(sys.argv[1], num_workers=2, steps=3, checkpoint_every=1, keep_checkpoints=1))
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -35,23 +21,6 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def checkpoints(folder: Folder) -> list[str]:
     return [name for name in folder.list("checkpoints") if name.endswith(f"/{MANIFEST}")]
-
-
-@pytest.mark.ray
-def test_two_workers_write_to_s3(s3: str) -> None:
-    """In a process of its own: Ray's processes read the keys from the environment in which they are started."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, s3],
-        capture_output=True,
-        text=True,
-        env=dict(os.environ),
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert load_bundle(f"{s3}/model").config.retrieval_dim == 8
-    (kept,) = checkpoints(Folder(f"{s3}/model"))
-    assert "/step-00000003-" in kept
 
 
 def test_an_interrupted_run_on_s3_is_finished_from_its_checkpoint(s3: str) -> None:

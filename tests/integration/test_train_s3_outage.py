@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from chatsearch.manifest import MANIFEST, open_artefact
+from chatsearch.model.bundle import load_bundle
 from chatsearch.storage import Folder
 from chatsearch.testing.s3 import S3Server, s3_server
 
@@ -107,6 +108,7 @@ def test_a_store_that_goes_away_and_comes_back_costs_no_step(
         assert int(told[-1][2]) > 0, "checkpoints that were not saved are counted"
         assert "answers again" in run.said
     made = open_artefact(f"{uri}/model", "model-bundle", verify=True)
+    assert load_bundle(made.uri).config.retrieval_dim == 8
     if calm:
         assert made.manifest.files == open_artefact(calm, "model-bundle").manifest.files
     kept = whole_checkpoints(f"{uri}/model")
