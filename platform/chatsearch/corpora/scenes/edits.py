@@ -54,6 +54,11 @@ class Edit:
         added = values["added"] and Group(**{**values["added"], "cells": tuple(values["added"]["cells"])})
         return cls(values["operation"], values["subject"], values["value"], added)
 
+    def fits(self, scene: Scene) -> bool:
+        """Whether the cell that it wants to fill is free."""
+        cells = self.added.cells if self.added else (int(self.value),) if self.operation == "move" else ()
+        return set(cells) <= set(scene.free_cells)
+
     def apply(self, scene: Scene) -> Scene:
         """The scene after this change; what it does not speak of stays, nuisance included."""
         if self.operation == "background":

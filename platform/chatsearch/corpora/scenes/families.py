@@ -3,6 +3,9 @@
 The near-misses of a target share most of it: other edits of the same reference, the same edits of a slightly
 other reference, one told fact violated. They share its nuisance too, so nothing but what was said and shown
 tells them apart.
+
+Half of the pairs of the sub-tasks i and m are whole instructions (the paper's MDC-I), half are last rounds of dialogues (its
+MDC-T), which leave a part of what is wanted to the round before.
 """
 
 from __future__ import annotations
@@ -13,13 +16,25 @@ from dataclasses import dataclass, field, replace
 
 from chatsearch.corpora.scenes.dialogues import MAX_I_WORDS, MAX_M_WORDS, MAX_T_WORDS, Slip, describe
 from chatsearch.corpora.scenes.edits import Edit, apply, random_edit, random_edits
-from chatsearch.corpora.scenes.facts import Fact
+from chatsearch.corpora.scenes.facts import Fact, group_fact
 from chatsearch.corpora.scenes.instructions import can_be_said, instruction
 from chatsearch.corpora.scenes.wording import num_words, the
 from chatsearch.corpora.scenes.world import Scene, is_valid, random_scene
 from chatsearch.types import Kind, Role
 
 Turn = tuple[Role, str | Scene]
+
+_TOLD_BEFORE = 0.5
+"""Share of the pairs of i and m whose last round leaves a part to the round before, as in the paper 5,000 of 10,000."""
+_TOLD = {"recolour": "colour", "replace": "object", "count": "count"}
+"""Changes of what every description begins with, and the fact that says so."""
+_AS_SAID = (
+    "the rest as i said.",
+    "otherwise as i said before.",
+    "and all else as i described it.",
+    "and what i asked for first.",
+)
+_MAX_AS_SAID_WORDS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +100,55 @@ def _edits(key: WorldKey, reference: Scene, rng: random.Random, weights: tuple[f
             return edits
 
 
+@dataclass(frozen=True, slots=True)
+class LastRound:
+    """A round that leaves a part to the one before: all wanted but ``asked`` was told when ``reference`` was shown in answer."""
+
+    reference: Scene
+    told: list[Edit]
+    asked: Edit
+    words: str
+
+    @classmethod
+    def of(cls, key: WorldKey, kind: Kind, index: int) -> LastRound | None:
+        """That of a sample of i or m, or None where its instruction says all."""
+        root = _edit_root(key, kind)
+        rng = key.rng(root, index, "last round")
+        if rng.random() >= _TOLD_BEFORE:
+            return None
+        reference = key.scene(root, index)
+        max_words = MAX_I_WORDS - _MAX_AS_SAID_WORDS
+        while True:
+            *told, asked = random_edits(reference, key.split, rng, rng.choice((2, 2, 3)))
+            if (
+                all(edit.operation in _TOLD for edit in told)
+                and asked.fits(reference)
+                and can_be_said(reference, [asked], max_words)
+            ):
+                words = f"{instruction(reference, [asked], rng, max_words)} {rng.choice(_AS_SAID)}"
+                return cls(reference, told, asked, words)
+
+    @property
+    def edits(self) -> list[Edit]:
+        """All that tells the target from the reference."""
+        return [*self.told, self.asked]
+
+    @property
+    def described(self) -> Scene:
+        """What was asked for before the reference was shown."""
+        return apply(self.reference, self.told)
+
+    @property
+    def told_facts(self) -> set[Fact]:
+        """What the reference lacks of it."""
+        facts = set()
+        for edit in self.told:
+            group = self.described.find(edit.value if edit.operation == "replace" else edit.subject)
+            assert group is not None
+            facts.add(group_fact(_TOLD[edit.operation], group))
+        return facts
+
+
 def edit_sample(key: WorldKey, index: int) -> ChatSample:
     """An edit triplet: reference, plain instruction of one or two changes, result."""
     reference = key.scene(Kind.EDIT, index)
@@ -107,10 +171,15 @@ def t_sample(key: WorldKey, index: int) -> ChatSample:
 
 
 def i_sample(key: WorldKey, index: int) -> ChatSample:
-    """One picture and one instruction, then the target."""
+    """One picture and one instruction, then the target. The last round of a dialogue, of pipeline ``scenes/last-round``, does not say all."""
+    last = LastRound.of(key, Kind.I, index)
+    if last is not None:
+        turns: list[Turn] = [(Role.USER, last.reference), (Role.USER, last.words)]
+        turns.append((Role.ASSISTANT, apply(last.reference, last.edits)))
+        return ChatSample(turns, edits=[last.edits], pipeline="scenes/last-round")
     reference, edits = _reference_and_edits(key, Kind.I, index)
     text = instruction(reference, edits, key.rng(Kind.I, index, "words"), MAX_I_WORDS)
-    turns: list[Turn] = [(Role.USER, reference), (Role.USER, text), (Role.ASSISTANT, apply(reference, edits))]
+    turns = [(Role.USER, reference), (Role.USER, text), (Role.ASSISTANT, apply(reference, edits))]
     return ChatSample(turns, edits=[edits])
 
 
@@ -136,9 +205,13 @@ def _earlier(key: WorldKey, reference: Scene, rng: random.Random) -> tuple[Scene
 def m_sample(key: WorldKey, index: int) -> ChatSample:
     """Text rounds that end in a picture the user accepts, at times one change of it, then an instruction and the target.
 
-    A late instruction may refer back: "give it the colour i asked for first". Such a dialogue is of the pipeline
-    ``scenes/refers-back``; one with a change on the way of ``scenes/two-changes``, any other of ``scenes/plain``.
+    Pipelines: in ``scenes/told-before`` the picture shown misses something of what was described, and the last round leaves that to the
+    description; in ``scenes/refers-back`` it takes up a word: "give it the colour i asked for first"; ``scenes/two-changes`` has a
+    change on the way; any other is of ``scenes/plain``.
     """
+    last = LastRound.of(key, Kind.M, index)
+    if last is not None:
+        return _told_before(key, index, last)
     reference, edits = _reference_and_edits(key, Kind.M, index)
     rng = key.rng(Kind.M, index, "words")
     step = _earlier(key, reference, rng) if rng.random() < 0.3 else None
@@ -172,6 +245,21 @@ def m_sample(key: WorldKey, index: int) -> ChatSample:
         )
         if num_words(*sample.texts) <= MAX_M_WORDS:
             return sample
+
+
+def _told_before(key: WorldKey, index: int, last: LastRound) -> ChatSample:
+    rng = key.rng(Kind.M, index, "words")
+    while True:
+        description = describe(last.described, key.split, rng, rng.choice((1, 1, 2)), 45, accident=1e-4)
+        if last.told_facts <= set(description.wanted):
+            break
+    turns: list[Turn] = [(Role.USER, description.rounds[0])]
+    for reply, words in zip(description.replies, description.rounds[1:], strict=True):
+        turns += [(Role.ASSISTANT, reply), (Role.USER, words)]
+    turns += [(Role.ASSISTANT, last.reference), (Role.USER, last.words)]
+    turns.append((Role.ASSISTANT, apply(last.reference, last.edits)))
+    told = (description.stated, description.wanted, description.slip)
+    return ChatSample(turns, *told, [last.edits], "scenes/told-before")
 
 
 SAMPLERS: dict[Kind, Callable[[WorldKey, int], ChatSample]] = {
@@ -241,8 +329,8 @@ def _t_distractors(key: WorldKey, index: int, sample: ChatSample, count: int) ->
 def _edit_distractors(key: WorldKey, rng: random.Random, sample: ChatSample, count: int) -> list[Scene]:
     """Near-misses of an edited scene.
 
-    Most are other single edits of the reference, so they lie as near to it as the target or nearer. The rest
-    do part of what is asked, do it to the wrong object, or do all of it and more.
+    Of several edits, first what the last one alone makes, and what all others do. Most are other single edits of the reference, so they
+    lie as near to it as the target or nearer. The rest do part of what is asked, do it to the wrong object, or do all of it and more.
     """
     (reference, target), edits = sample.scenes[-2:], sample.edits[-1]
     halfway = apply(reference, edits[:-1])
@@ -262,7 +350,10 @@ def _edit_distractors(key: WorldKey, rng: random.Random, sample: ChatSample, cou
     def beyond() -> Scene:
         return _near(target, key.split, rng)
 
-    return _collect([wrong_object, sibling, sibling, wrong_end, sibling, sibling, beyond], fits, count)
+    alone = edits[-1].apply(reference) if edits[-1].fits(reference) else reference
+    parts = [scene for scene in (alone, halfway) if fits(scene)]
+    draws = [wrong_object, sibling, sibling, wrong_end, sibling, sibling, beyond]
+    return list(dict.fromkeys([*parts, *_collect(draws, fits, count)]))[:count]
 
 
 def family(key: WorldKey, kind: Kind, index: int, num_distractors: int) -> list[Scene]:

@@ -15,6 +15,12 @@ from chatsearch.types import Kind, Role
 
 CHAT = (Kind.T, Kind.I, Kind.M)
 NUM_SAMPLES, NUM_DISTRACTORS = 80, 16
+AS_SAID = (
+    "the rest as i said.",
+    "otherwise as i said before.",
+    "and all else as i described it.",
+    "and what i asked for first.",
+)
 LIMITS = {Kind.EDIT: MAX_I_WORDS, Kind.T: MAX_T_WORDS, Kind.I: MAX_I_WORDS, Kind.M: MAX_M_WORDS}
 
 
@@ -77,8 +83,11 @@ def test_edits_lead_from_picture_to_picture(key: WorldKey, kind: Kind) -> None:
 @pytest.mark.parametrize("kind", [Kind.T, Kind.M])
 def test_description_holds_for_the_described_picture(key: WorldKey, kind: Kind) -> None:
     for sample in samples(key, kind):
+        shown = sample.scenes[0]
+        told = sample.edits[0][:-1] if sample.pipeline == "scenes/told-before" else []
         assert sample.wanted
-        assert all(fact.holds(sample.scenes[0]) for fact in sample.wanted)
+        assert all(fact.holds(apply(shown, told)) for fact in sample.wanted)
+        assert not told or not all(fact.holds(shown) for fact in sample.wanted)
 
 
 def test_slips_mislead_and_are_put_right(key: WorldKey) -> None:
@@ -159,9 +168,35 @@ def test_history_refers_back_at_times_and_the_pipeline_says_so(key: WorldKey) ->
     for sample in found:
         last = sample.texts[-1]
         back = "the colour i named first" in last or "the first colour after all" in last
-        expected = "refers-back" if back else "two-changes" if len(sample.edits) == 2 else "plain"
-        assert sample.pipeline == f"scenes/{expected}"
-    assert len({sample.pipeline for sample in found}) == 3
+        leaves = any(last.endswith(words) for words in AS_SAID)
+        simple = "refers-back" if back else "two-changes" if len(sample.edits) == 2 else "plain"
+        assert sample.pipeline == f"scenes/{'told-before' if leaves else simple}"
+    assert len({sample.pipeline for sample in found}) == 4
+
+
+def test_half_of_i_and_m_are_last_rounds_that_do_not_say_all(key: WorldKey, gallery: list[Scene]) -> None:
+    """With the history one picture is meant; by the last words alone it would be another, which lies in the gallery where it may."""
+    contents = {scene.content() for scene in gallery}
+    alone_in_gallery = 0
+    for kind, pipeline in ((Kind.I, "scenes/last-round"), (Kind.M, "scenes/told-before")):
+        leaning = [sample for sample in samples(key, kind) if sample.pipeline == pipeline]
+        assert 0.3 * NUM_SAMPLES < len(leaning) < 0.7 * NUM_SAMPLES
+        for sample in leaning:
+            reference, target = sample.scenes
+            *told, asked = sample.edits[0]
+            alone = asked.apply(reference)
+            assert told
+            assert alone.content() != target.content()
+            alone_in_gallery += alone.content() in contents
+    assert alone_in_gallery > NUM_SAMPLES / 2
+
+
+def test_held_out_a_last_round_says_the_same_with_and_without_its_history(key: WorldKey) -> None:
+    pairs = list(zip(samples(key, Kind.I), samples(key, Kind.M), strict=True))
+    leaning = [(i, m) for i, m in pairs if i.pipeline == "scenes/last-round"]
+    if key.split != "train":
+        assert [m.pipeline for _, m in leaning] == ["scenes/told-before"] * len(leaning)
+        assert [i.texts[-1] for i, _ in leaning] == [m.texts[-1] for _, m in leaning]
 
 
 def test_facts_round_trip() -> None:
