@@ -13,6 +13,7 @@ SIZE ?= tiny
 DATA ?=
 OUT ?=
 SERVE ?= 1
+PORT ?=
 OVERWRITE ?=
 ONLY ?=
 BENCH_OUT ?= runs/bench
@@ -43,6 +44,7 @@ help:  ## Show what can be made, and the variables
 	@echo "  DATA=FOLDER        a captioned folder (captions.jsonl) instead of the scenes world"
 	@echo "  OUT=URI            where the quickstart writes: a folder or s3://bucket/prefix (default runs/quickstart-SIZE)"
 	@echo "  SERVE=0            stop after the table instead of serving the chat page"
+	@echo "  PORT=NUMBER        port of the chat page (default 8000)"
 	@echo "  OVERWRITE=1        make again what was made from other data or with another recipe"
 	@echo "  ONLY=NAME          tests and faults whose name contains NAME; a benchmark or part of one by its name, as index or index.peers"
 	@echo "  FAULT_POINTS=N     points of each kind that faults tries (default all, noted in FAULT_OUT=runs/faults)"
@@ -56,10 +58,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 quickstart: $(STAMP)  ## Install, then the whole path from pictures to the chat page
 	$(BIN)/python -m jobs.quickstart --recipe $(SIZE) $(if $(DATA),--set "data=$$DATA") $(if $(OUT),--set "output=$$OUT") \
-		$(if $(filter 0 false no,$(SERVE)),--set serve=false) $(if $(filter 1 true yes,$(OVERWRITE)),--set overwrite=true)
+		$(if $(PORT),--set port=$(PORT)) $(if $(filter 0 false no,$(SERVE)),--set serve=false) $(if $(filter 1 true yes,$(OVERWRITE)),--set overwrite=true)
 
 serve: $(STAMP)  ## Serve the chat page over what the quickstart made
-	$(BIN)/python -m jobs.serve --recipe $(SIZE) $(if $(OUT),--set "args.model=$${OUT%/}/model-instruct" --set "args.index=$${OUT%/}/index")
+	$(BIN)/python -m jobs.serve --recipe $(SIZE) $(if $(PORT),--set port=$(PORT)) $(if $(OUT),--set "args.model=$${OUT%/}/model-instruct" --set "args.index=$${OUT%/}/index")
 
 check: $(STAMP)  ## Format, lint, types, import rules, unit tests
 	$(BIN)/ruff format --check --quiet $(SOURCES)

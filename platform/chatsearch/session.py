@@ -69,10 +69,15 @@ def ray_session() -> Iterator[None]:
                 log_to_driver=False,
             )
     except Exception as error:  # Ray raises a bare one where a node does not start in time
-        where = f"attach to the cluster at RAY_ADDRESS={address}" if address else "start a local Ray session"
+        reason = " ".join(str(error).split())[:300]
+        if address:
+            raise ClusterError(
+                f"Cannot attach to the cluster at RAY_ADDRESS={address}: {reason}. Check the address and RAY_AUTH_MODE/RAY_AUTH_TOKEN, "
+                "or unset RAY_ADDRESS to run on this machine."
+            ) from error
         raise ClusterError(
-            f"Cannot {where}: {' '.join(str(error).split())[:300]}. Check the address and RAY_AUTH_MODE/RAY_AUTH_TOKEN, "
-            "or unset RAY_ADDRESS to run on this machine."
+            f"Cannot start a local Ray session: {reason}. A machine that is busy with other work starts it too slowly: run the same command "
+            "again when there is less. Ray's own logs are in /tmp/ray/session_latest/logs."
         ) from error
     try:
         yield

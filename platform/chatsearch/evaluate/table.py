@@ -77,7 +77,8 @@ def _chatsearch(result: Mapping[str, Any], which: str) -> ReportTable:
         for task, counts in result["counts"].items()
     )
     what = {"targets": "gallery = targets of the sub-task", "all": "gallery = the whole index"}[which]
-    return ReportTable(f"ChatSearch, {what} ({sizes})", tuple(header), tuple(rows))
+    title = f"ChatSearch, {what} ({sizes}); Avg. of the columns that a method has"
+    return ReportTable(title, tuple(header), tuple(rows))
 
 
 def _text_to_image(result: Mapping[str, Any]) -> ReportTable:

@@ -15,6 +15,8 @@ Rows are numbered as they were added. Lists and code books are trained once for 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import faiss
@@ -65,11 +67,34 @@ def trained(kind: str, sample_SD: Float32, lists: int) -> Any:
         rotation.niter, rotation.max_train_points, rotation.niter_pq_0 = _ROTATIONS, _ROTATED_ROWS, _FIRST_STEPS
     sample_SD = np.ascontiguousarray(sample_SD)
     flat = flat_on_gpus(dimension) if kind.startswith("ivf") else None
-    if flat is None:
-        index.train(sample_SD)
-    else:
-        train_with(index, sample_SD, flat)
+    with _few_points(index):
+        if flat is None:
+            index.train(sample_SD)
+        else:
+            train_with(index, sample_SD, flat)
     return index
+
+
+@contextmanager
+def _few_points(index: Any) -> Iterator[None]:
+    """Small galleries train with what they have; FAISS would warn of it for every clustering, by the hundred."""
+    ivf = _FAISS.try_extract_index_ivf(index)
+    clusterings = [] if ivf is None else [ivf.cp]
+    if hasattr(ivf, "pq"):
+        clusterings.append(ivf.pq.cp)
+    rotation = _FAISS.downcast_VectorTransform(index.chain.at(0)) if hasattr(index, "chain") else None
+    if rotation is not None:
+        # The quantizer that it would make itself. It writes to this one, and does not own it.
+        quantizer = _FAISS.ProductQuantizer(rotation.d_out, rotation.M, 8)
+        rotation.pq = quantizer
+        clusterings.append(quantizer.cp)
+    for clustering in clusterings:
+        clustering.min_points_per_centroid = 1
+    try:
+        yield
+    finally:
+        if rotation is not None:
+            rotation.pq = None
 
 
 def filled(empty: Any, rows_ND: Float32) -> Any:

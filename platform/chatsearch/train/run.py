@@ -23,6 +23,7 @@ from chatsearch.storage import Folder, filesystem, is_remote, resolve
 from chatsearch.tracking.tracker import NullTracker, Tracker
 from chatsearch.train.config import TrainConfig
 from chatsearch.train.disk import check_disk
+from chatsearch.train.interrupt import interruptible
 
 if TYPE_CHECKING:
     from chatsearch.train.worker import WorkerJob
@@ -192,7 +193,8 @@ def _fit(job: WorkerJob) -> dict[str, Any]:
 
     config = job.config
     try:
-        result = _fitted(job)
+        with interruptible():
+            result = _fitted(job)
     except TrainingFailedError as error:
         known = job.sink.given_up()
         if known is not None:
