@@ -100,5 +100,5 @@ def check_port(host: str, port: int) -> None:
             reason = {errno.EADDRINUSE: "another program listens there", errno.EACCES: "it may not be opened"}
             raise ConfigError(
                 f"Cannot listen on {host}:{port}: {reason.get(error.errno or 0, error.strerror)}. Stop the other program "
-                f"(`ss -ltnp 'sport = :{port}'` names it), or choose another port: make PORT={port + 1}, or --set port={port + 1}."
+                f"(`ss -ltnp 'sport = :{port}'` names it), or choose another port (--set port=..., make serve PORT=...)."
             ) from error

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from serve.run import check_port
 from serve.settings import Limits, ServeArgs
 
 ROOT = Path(__file__).resolve().parents[1]
+SERVES = "Stop with Ctrl-C"
 
 
 def make_served(folder: str) -> ServeArgs:
@@ -42,6 +43,15 @@ def make_served(folder: str) -> ServeArgs:
     )
 
 
+def _read(job: subprocess.Popen[str], said: list[str], ready: threading.Event) -> None:
+    assert job.stdout is not None
+    for line in job.stdout:
+        said.append(line)
+        if SERVES in line:
+            ready.set()
+    ready.set()
+
+
 @contextlib.contextmanager
 def serve_job(args: ServeArgs, ends_by: signal.Signals) -> Iterator[str]:
     """``jobs.serve`` in a process and a Ray session of its own; yields its address. A signal has to end it cleanly."""
@@ -52,16 +62,23 @@ def serve_job(args: ServeArgs, ends_by: signal.Signals) -> Iterator[str]:
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as job:
-        assert job.stdout is not None
+        said: list[str] = []
+        ready = threading.Event()
+        reader = threading.Thread(
+            target=_read, args=(job, said, ready)
+        )  # a pipe that nobody empties would hold the job up
+        reader.start()
         try:
-            said = list(itertools.takewhile(lambda line: "Stop with Ctrl-C" not in line, job.stdout))
-            assert job.poll() is None, "".join(said)
+            ready.wait()
+            assert SERVES in "".join(said), "".join(said)
             yield f"http://127.0.0.1:{port}"
+            told = len(said)
             job.send_signal(ends_by)
-            rest = job.stdout.read()
-            assert job.wait(60) == 0, rest
+            assert job.wait(60) == 0, "".join(said)
         finally:
             job.kill()
+            reader.join()
+    rest = "".join(said[told:])
     assert "Stopping." in rest
     assert "Traceback" not in rest
     check_port("127.0.0.1", port)

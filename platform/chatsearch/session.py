@@ -76,8 +76,8 @@ def ray_session() -> Iterator[None]:
                 "or unset RAY_ADDRESS to run on this machine."
             ) from error
         raise ClusterError(
-            f"Cannot start a local Ray session: {reason}. A machine that is busy with other work starts it too slowly: run the same command "
-            "again when there is less. Ray's own logs are in /tmp/ray/session_latest/logs."
+            f"Cannot start a local Ray session: {reason}. The machine may be busy with other work: run the same command again when there is "
+            "less. What Ray has to say is in its log folder, by default /tmp/ray/session_latest/logs."
         ) from error
     try:
         yield

@@ -204,5 +204,5 @@ def test_a_busy_port_is_named_with_what_to_do() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(ConfigError, match=r"another program listens there.*choose another port"):
+        with pytest.raises(ConfigError, match=r"another program listens there.*choose another port \(--set port="):
             check_port("127.0.0.1", taken.getsockname()[1])

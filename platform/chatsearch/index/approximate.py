@@ -78,15 +78,17 @@ def trained(kind: str, sample_SD: Float32, lists: int) -> Any:
 @contextmanager
 def _few_points(index: Any) -> Iterator[None]:
     """Small galleries train with what they have; FAISS would warn of it for every clustering, by the hundred."""
-    ivf = _FAISS.try_extract_index_ivf(index)
+    extracted = _FAISS.try_extract_index_ivf(index)
+    ivf: Any = None if extracted is None else _FAISS.downcast_index(extracted)
     clusterings = [] if ivf is None else [ivf.cp]
     if hasattr(ivf, "pq"):
         clusterings.append(ivf.pq.cp)
     rotation = _FAISS.downcast_VectorTransform(index.chain.at(0)) if hasattr(index, "chain") else None
     if rotation is not None:
-        # The quantizer that it would make itself. It writes to this one, and does not own it.
+        # The quantizer that it would make itself. It writes to this one and never frees it; the wrapper gave it up when it was assigned.
         quantizer = _FAISS.ProductQuantizer(rotation.d_out, rotation.M, 8)
         rotation.pq = quantizer
+        quantizer.thisown = True
         clusterings.append(quantizer.cp)
     for clustering in clusterings:
         clustering.min_points_per_centroid = 1

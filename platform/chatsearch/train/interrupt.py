@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C stays what it was outside, and interrupts inside.
+    """Ctrl-C interrupts inside, and is outside what it was.
 
     Ray Train handles the signal itself: it lets its workers go and ends the process, with the exit code of one that did all it was to
     do. And it leaves its handler in place for good, so that a service in the same process could not be stopped any more.
@@ -25,6 +25,8 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     except SystemExit as ended:
+        if ended.code:  # what SIGTERM ends in
+            raise
         raise KeyboardInterrupt from ended
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)

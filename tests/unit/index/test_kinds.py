@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 import pytest
 from chatsearch.errors import CorruptArtefactError, InputError
-from chatsearch.index.approximate import MIN_ROWS, num_lists
+from chatsearch.index.approximate import MIN_ROWS, num_lists, trained
 from chatsearch.index.build import build_index
 from chatsearch.index.config import IndexConfig
 from chatsearch.index.exact import ExactIndex
@@ -180,3 +180,10 @@ def test_a_live_gallery_rests_on_any_kind_and_keeps_it(gallery: Gallery, tmp_pat
         assert small.search(queries(3), 10) == fewer.search(queries(3), 10)
     for reader in (live, compacted, small):
         reader.close()
+
+
+@pytest.mark.parametrize("kind", ["ivf-pq", "ivf-opq", "ivf-rabitq"])
+def test_few_rows_are_trained_with_in_silence(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = np.random.default_rng(0).standard_normal((1100, 8), dtype=np.float32)
+    trained(kind, rows, lists=8)
+    assert capfd.readouterr() == ("", "")

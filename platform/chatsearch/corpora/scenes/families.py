@@ -28,7 +28,7 @@ _TOLD_BEFORE = 0.5
 """Share of the pairs of i and m whose last round leaves a part to the round before, as in the paper 5,000 of 10,000."""
 _TOLD = {"recolour": "colour", "replace": "object", "count": "count"}
 """Changes of what every description begins with, and the fact that says so."""
-_AS_SAID = (
+AS_SAID = (
     "the rest as i said.",
     "otherwise as i said before.",
     "and all else as i described it.",
@@ -125,7 +125,7 @@ class LastRound:
                 and asked.fits(reference)
                 and can_be_said(reference, [asked], max_words)
             ):
-                words = f"{instruction(reference, [asked], rng, max_words)} {rng.choice(_AS_SAID)}"
+                words = f"{instruction(reference, [asked], rng, max_words)} {rng.choice(AS_SAID)}"
                 return cls(reference, told, asked, words)
 
     @property

@@ -8,19 +8,13 @@ import pytest
 from chatsearch.corpora.scenes.dialogues import MAX_I_WORDS, MAX_M_WORDS, MAX_T_WORDS
 from chatsearch.corpora.scenes.edits import apply
 from chatsearch.corpora.scenes.facts import Fact
-from chatsearch.corpora.scenes.families import SAMPLERS, ChatSample, WorldKey, family
+from chatsearch.corpora.scenes.families import AS_SAID, SAMPLERS, ChatSample, WorldKey, family
 from chatsearch.corpora.scenes.wording import num_words
 from chatsearch.corpora.scenes.world import Scene, is_valid
 from chatsearch.types import Kind, Role
 
 CHAT = (Kind.T, Kind.I, Kind.M)
 NUM_SAMPLES, NUM_DISTRACTORS = 80, 16
-AS_SAID = (
-    "the rest as i said.",
-    "otherwise as i said before.",
-    "and all else as i described it.",
-    "and what i asked for first.",
-)
 LIMITS = {Kind.EDIT: MAX_I_WORDS, Kind.T: MAX_T_WORDS, Kind.I: MAX_I_WORDS, Kind.M: MAX_M_WORDS}
 
 
@@ -177,7 +171,6 @@ def test_history_refers_back_at_times_and_the_pipeline_says_so(key: WorldKey) ->
 def test_half_of_i_and_m_are_last_rounds_that_do_not_say_all(key: WorldKey, gallery: list[Scene]) -> None:
     """With the history one picture is meant; by the last words alone it would be another, which lies in the gallery where it may."""
     contents = {scene.content() for scene in gallery}
-    alone_in_gallery = 0
     for kind, pipeline in ((Kind.I, "scenes/last-round"), (Kind.M, "scenes/told-before")):
         leaning = [sample for sample in samples(key, kind) if sample.pipeline == pipeline]
         assert 0.3 * NUM_SAMPLES < len(leaning) < 0.7 * NUM_SAMPLES
@@ -187,8 +180,7 @@ def test_half_of_i_and_m_are_last_rounds_that_do_not_say_all(key: WorldKey, gall
             alone = asked.apply(reference)
             assert told
             assert alone.content() != target.content()
-            alone_in_gallery += alone.content() in contents
-    assert alone_in_gallery > NUM_SAMPLES / 2
+            assert alone.content() in contents or not is_valid(alone, key.split)
 
 
 def test_held_out_a_last_round_says_the_same_with_and_without_its_history(key: WorldKey) -> None:
