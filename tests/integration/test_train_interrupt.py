@@ -26,8 +26,9 @@ class Told(NullTracker):
 with ray_session():
     try:
         train(tiny_training(sys.argv[1], num_workers=2, steps=100_000, log_every=1), Told())
-    finally:
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 """
 
 
@@ -45,9 +46,7 @@ def test_ctrl_c_interrupts_and_leaves_no_handler_behind(tmp_path: Path) -> None:
                     run.send_signal(signal.SIGINT)
                     break
             rest = run.stdout.read()
-            assert run.wait(120) == -signal.SIGINT, (
-                "".join(said) + rest
-            )  # as Python ends by itself when nobody catches it
+            assert run.wait(120) == 0, "".join(said) + rest
         finally:
             run.kill()
-    assert rest.rstrip().endswith("KeyboardInterrupt")
+    assert "interrupted\n" in rest

@@ -25,7 +25,7 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     except SystemExit as ended:
-        if ended.code:  # what SIGTERM ends in
+        if ended.code == signal.SIGTERM:  # Ray's own handler of that
             raise
         raise KeyboardInterrupt from ended
     finally:
