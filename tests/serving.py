@@ -59,9 +59,15 @@ def serve_job(args: ServeArgs, ends_by: signal.Signals) -> Iterator[str]:
     settings = (f"args={args.model_dump_json()}", f"port={port}")
     command = [sys.executable, "-m", "jobs.serve", "--no-tracking", *(w for s in settings for w in ("--set", s))]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as job:
+    # Ignored where the tests run in the background of a script, and so it would be by the job.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        job = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with job:
         said: list[str] = []
         ready = threading.Event()
         reader = threading.Thread(
@@ -74,7 +80,7 @@ def serve_job(args: ServeArgs, ends_by: signal.Signals) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}"
             told = len(said)
             job.send_signal(ends_by)
-            assert job.wait(60) == 0, "".join(said)
+            assert job.wait(120) == 0, "".join(said)
         finally:
             job.kill()
             reader.join()
