@@ -70,9 +70,8 @@ def serve_job(args: ServeArgs, ends_by: signal.Signals) -> Iterator[str]:
     with job:
         said: list[str] = []
         ready = threading.Event()
-        reader = threading.Thread(
-            target=_read, args=(job, said, ready)
-        )  # a pipe that nobody empties would hold the job up
+        # A pipe that nobody empties would hold the job up.
+        reader = threading.Thread(target=_read, args=(job, said, ready))
         reader.start()
         try:
             ready.wait()

@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from chatsearch.corpora.scenes.dialogues import MAX_I_WORDS, MAX_M_WORDS, MAX_T_WORDS, Slip, describe
+from chatsearch.corpora.scenes.dialogues import MAX_I_WORDS, MAX_M_WORDS, MAX_T_WORDS, Description, Slip, describe
 from chatsearch.corpora.scenes.edits import Edit, apply, random_edit, random_edits
 from chatsearch.corpora.scenes.facts import Fact, group_fact
 from chatsearch.corpora.scenes.instructions import can_be_said, instruction
@@ -159,15 +159,21 @@ def edit_sample(key: WorldKey, index: int) -> ChatSample:
     return ChatSample(turns, edits=[edits])
 
 
+def _spoken(description: Description) -> list[Turn]:
+    """The rounds of a description and the replies between them."""
+    turns: list[Turn] = [(Role.USER, description.rounds[0])]
+    for reply, words in zip(description.replies, description.rounds[1:], strict=True):
+        turns += [(Role.ASSISTANT, reply), (Role.USER, words)]
+    return turns
+
+
 def t_sample(key: WorldKey, index: int) -> ChatSample:
     """Several rounds of text, then the target."""
     target = key.scene(Kind.T, index)
     rng = key.rng(Kind.T, index, "words")
     description = describe(target, key.split, rng, rng.choice((2, 3, 3, 4)), MAX_T_WORDS)
-    turns: list[Turn] = [(Role.USER, description.rounds[0])]
-    for reply, words in zip(description.replies, description.rounds[1:], strict=True):
-        turns += [(Role.ASSISTANT, reply), (Role.USER, words)]
-    return ChatSample([*turns, (Role.ASSISTANT, target)], description.stated, description.wanted, slip=description.slip)
+    turns = [*_spoken(description), (Role.ASSISTANT, target)]
+    return ChatSample(turns, description.stated, description.wanted, slip=description.slip)
 
 
 def i_sample(key: WorldKey, index: int) -> ChatSample:
@@ -227,9 +233,7 @@ def m_sample(key: WorldKey, index: int) -> ChatSample:
         if group and slip:
             back = rng.choice(("the colour i named first", "the first colour after all"))
             said = {recolours[0]: f"give {the(group)} {back}"}
-        turns: list[Turn] = [(Role.USER, description.rounds[0])]
-        for reply, words in zip(description.replies, description.rounds[1:], strict=True):
-            turns += [(Role.ASSISTANT, reply), (Role.USER, words)]
+        turns = _spoken(description)
         turns.append((Role.ASSISTANT, first))
         if step:
             turns += [(Role.USER, instruction(first, [step[1]], rng, 14, riddle=0.1)), (Role.ASSISTANT, reference)]
@@ -253,9 +257,7 @@ def _told_before(key: WorldKey, index: int, last: LastRound) -> ChatSample:
         description = describe(last.described, key.split, rng, rng.choice((1, 1, 2)), 45, accident=1e-4)
         if last.told_facts <= set(description.wanted):
             break
-    turns: list[Turn] = [(Role.USER, description.rounds[0])]
-    for reply, words in zip(description.replies, description.rounds[1:], strict=True):
-        turns += [(Role.ASSISTANT, reply), (Role.USER, words)]
+    turns = _spoken(description)
     turns += [(Role.ASSISTANT, last.reference), (Role.USER, last.words)]
     turns.append((Role.ASSISTANT, apply(last.reference, last.edits)))
     told = (description.stated, description.wanted, description.slip)
