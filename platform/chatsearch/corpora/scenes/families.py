@@ -26,15 +26,15 @@ Turn = tuple[Role, str | Scene]
 
 _TOLD_BEFORE = 0.5
 """Share of the pairs of i and m whose last round leaves a part to the round before, as in the paper 5,000 of 10,000."""
-_TOLD = {"recolour": "colour", "replace": "object", "count": "count"}
-"""Changes of what every description begins with, and the fact that says so."""
+_TOLD = {"recolour": "colour", "count": "count"}
+"""Changes of what every description begins with, and the fact that says all of them."""
 AS_SAID = (
     "the rest as i said.",
     "otherwise as i said before.",
     "and all else as i described it.",
-    "and what i asked for first.",
+    "and what i asked for before.",
 )
-_MAX_AS_SAID_WORDS = 6
+_MAX_AS_SAID_WORDS = max(num_words(words) for words in AS_SAID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +118,16 @@ class LastRound:
             return None
         reference = key.scene(root, index)
         max_words = MAX_I_WORDS - _MAX_AS_SAID_WORDS
+        num_edits = rng.choice((2, 2, 3))
         while True:
-            *told, asked = random_edits(reference, key.split, rng, rng.choice((2, 2, 3)))
+            *told, asked = random_edits(reference, key.split, rng, num_edits)
             if (
                 all(edit.operation in _TOLD for edit in told)
                 and asked.fits(reference)
                 and can_be_said(reference, [asked], max_words)
             ):
-                words = f"{instruction(reference, [asked], rng, max_words)} {rng.choice(AS_SAID)}"
-                return cls(reference, told, asked, words)
+                words = instruction(reference, [asked], rng, max_words, told=told)
+                return cls(reference, told, asked, f"{words} {rng.choice(AS_SAID)}")
 
     @property
     def edits(self) -> list[Edit]:
@@ -143,7 +144,7 @@ class LastRound:
         """What the reference lacks of it."""
         facts = set()
         for edit in self.told:
-            group = self.described.find(edit.value if edit.operation == "replace" else edit.subject)
+            group = self.described.find(edit.subject)
             assert group is not None
             facts.add(group_fact(_TOLD[edit.operation], group))
         return facts

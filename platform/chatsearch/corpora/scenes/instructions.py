@@ -9,11 +9,14 @@ from chatsearch.corpora.scenes.edits import Edit
 from chatsearch.corpora.scenes.wording import join, num_words, place
 from chatsearch.corpora.scenes.world import Group, Scene
 
+OPEN_TEMPLATES = (
+    "{}", "please {}", "can you {}?", "could you {}?", "now {}", "i would like you to {}", "i want you to {}", "change it: {}",
+    "a change: {}", "edit this: {}", "please change this: {}", "what if you {}?", "would you {}?", "try to {}", "let us {}",
+)  # fmt: skip
+"""Ways to ask for an edit of a picture that leave open whether more of it is to change."""
 EDIT_TEMPLATES = (
-    "{}", "please {}", "can you {}?", "could you {}?", "now {}", "i would like you to {}", "i want you to {}",
-    "the same, but {}", "like this, but {}", "keep the rest and {}", "leave the rest and {}", "take this picture and {}", "just {}",
-    "show me this picture again, but {}", "from this picture, {}", "change it: {}", "a change: {}",
-    "edit this: {}", "please change this: {}", "what if you {}?", "would you {}?", "try to {}", "let us {}",
+    *OPEN_TEMPLATES, "the same, but {}", "like this, but {}", "keep the rest and {}", "leave the rest and {}",
+    "take this picture and {}", "just {}", "show me this picture again, but {}", "from this picture, {}",
 )  # fmt: skip
 """Ways to ask for an edit of a picture."""
 
@@ -45,6 +48,7 @@ def instruction(
     riddle: float = 0.25,
     point: float = 0.3,
     said: Mapping[Edit, str] | None = None,
+    told: Sequence[Edit] = (),
 ) -> str:
     """A request for ``edits`` of ``scene`` in at most ``max_words`` words (``can_be_said`` must hold).
 
@@ -56,6 +60,7 @@ def instruction(
         riddle: how often a value is told as riddle.
         point: how often an object is named by how it looks instead of by its kind.
         said: words to be used for an edit as they are.
+        told: what else of ``scene`` is to change, as was said before: nothing then asks to keep the rest.
     """
     for attempt in range(30):
         # Short of words, the plain names come in.
@@ -63,9 +68,9 @@ def instruction(
         clauses = []
         for edit in edits:
             group = scene.find(edit.subject)
-            name = _pointed(group, scene, edits, rng) if group and rng.random() < point * easing else None
+            name = _pointed(group, scene, [*told, *edits], rng) if group and rng.random() < point * easing else None
             clauses.append((said or {}).get(edit) or rng.choice(edit.forms(scene, rng, riddle * easing, name)))
-        text = _sentence(rng.choice(EDIT_TEMPLATES), clauses)
+        text = _sentence(rng.choice(OPEN_TEMPLATES if told else EDIT_TEMPLATES), clauses)
         if num_words(text) <= max_words:
             return text
     clauses = [(said or {}).get(edit) or min(edit.forms(scene, rng), key=num_words) for edit in edits]

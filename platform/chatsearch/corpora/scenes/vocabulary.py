@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-WORLD_VERSION = 3
+WORLD_VERSION = 4
 """Raised with any change to pictures or texts; part of the corpus fingerprint."""
 
 KINDS = (

@@ -9,6 +9,7 @@ from chatsearch.corpora.scenes.dialogues import MAX_I_WORDS, MAX_M_WORDS, MAX_T_
 from chatsearch.corpora.scenes.edits import apply
 from chatsearch.corpora.scenes.facts import Fact
 from chatsearch.corpora.scenes.families import AS_SAID, SAMPLERS, ChatSample, WorldKey, family
+from chatsearch.corpora.scenes.instructions import EDIT_TEMPLATES, OPEN_TEMPLATES
 from chatsearch.corpora.scenes.wording import num_words
 from chatsearch.corpora.scenes.world import Scene, is_valid
 from chatsearch.types import Kind, Role
@@ -181,6 +182,39 @@ def test_half_of_i_and_m_are_last_rounds_that_do_not_say_all(key: WorldKey, gall
             assert told
             assert alone.content() != target.content()
             assert alone.content() in contents or not is_valid(alone, key.split)
+
+
+def test_a_last_round_that_leaves_a_part_does_not_ask_to_keep_what_is_shown(key: WorldKey) -> None:
+    keeping = [template.partition("{}")[0] for template in EDIT_TEMPLATES if template not in OPEN_TEMPLATES]
+    for kind, pipeline in ((Kind.I, "scenes/last-round"), (Kind.M, "scenes/told-before")):
+        asked = [sample.texts[-1] for sample in samples(key, kind) if sample.pipeline == pipeline]
+        assert all(text.endswith(AS_SAID) for text in asked)
+        assert not any(text.startswith(words) for text in asked for words in keeping)
+
+
+def test_what_a_last_round_leaves_is_told_in_full(key: WorldKey) -> None:
+    """The description names the colour or the number that the picture shown lacks, and nothing more of that object is to change."""
+    for sample in samples(key, Kind.M):
+        if sample.pipeline == "scenes/told-before":
+            reference, target = sample.scenes
+            for edit in sample.edits[0][:-1]:
+                shown, wanted = reference.find(edit.subject), target.find(edit.subject)
+                assert shown is not None
+                assert wanted is not None
+                name = {"recolour": "colour", "count": "count"}[edit.operation]
+                assert Fact(name, edit.subject, edit.value) in sample.wanted
+                kept = {"kind", "colour", "texture", "size", "count"} - {name}
+                assert all(getattr(shown, kept_name) == getattr(wanted, kept_name) for kept_name in kept)
+
+
+def test_a_name_that_points_is_not_taken_by_what_was_told(key: WorldKey) -> None:
+    """With "make the fish blue" still to be done, "the blue one" would leave open which one is meant."""
+    for kind in (Kind.I, Kind.M):
+        for sample in samples(key, kind):
+            if sample.pipeline in ("scenes/last-round", "scenes/told-before"):
+                *told, _ = sample.edits[0]
+                colours = {edit.value for edit in told if edit.operation == "recolour"}
+                assert not any(f"the {colour} one" in sample.texts[-1] for colour in colours)
 
 
 def test_held_out_a_last_round_says_the_same_with_and_without_its_history(key: WorldKey) -> None:
