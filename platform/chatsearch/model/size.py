@@ -23,8 +23,8 @@ from chatsearch.model.config import (
 WITHOUT_LORA = LoraConfig()
 EFFICIENTNET_LITE0_PARAMETERS = 3_350_000
 """With batch norms folded in and without classifier: there is one shape only."""
-EFFICIENTNET_LITE0_FLOPS = 767_815_104
-"""Of a picture of 224 pixels."""
+EFFICIENTNET_LITE0_FLOPS_A_TOKEN = 15_669_696
+"""Of a square of 32 pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def vision_flops(config: VisionConfig) -> int:
         case SceneCnnConfig():
             return sum(2 * layer.weights * layer.places for layer in _scene_layers(config))
         case EfficientNetLite0Config():
-            return EFFICIENTNET_LITE0_FLOPS
+            return EFFICIENTNET_LITE0_FLOPS_A_TOKEN * config.num_tokens
         case ClipConfig():
             tokens, hidden = config.num_tokens, config.hidden_size
             patches = 2 * 3 * config.patch_size**2 * hidden * (tokens - 1)

@@ -56,9 +56,11 @@ def preprocessing_of(config: VisionConfig) -> Preprocessing:
         case SceneCnnConfig():
             return Preprocessing(size, "whole", size, "bilinear", HALF, HALF)
         case EfficientNetLite0Config():
-            # The published weights were trained on (value - 127) / 128 over 0 .. 255, cut from a 256-pixel side.
+            # The published weights were trained on (value - 127) / 128 over 0 .. 255, 224 pixels cut from a 256-pixel side.
             mean, std = (127 / 255,) * 3, (128 / 255,) * 3
-            return Preprocessing(size, config.crop, 256 if config.crop == "center" else size, "bicubic", mean, std)
+            return Preprocessing(
+                size, config.crop, size * 8 // 7 if config.crop == "center" else size, "bicubic", mean, std
+            )
         case ClipConfig():
             return Preprocessing(size, "center", size, "bicubic", CLIP_MEAN, CLIP_STD)
 

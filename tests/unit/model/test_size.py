@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from chatsearch.model.config import PROJECTIONS, ClipConfig, LoraConfig, SearcherConfig
+from chatsearch.model.config import PROJECTIONS, ClipConfig, EfficientNetLite0Config, LoraConfig, SearcherConfig
 from chatsearch.model.lora import add_adapters
 from chatsearch.model.searcher import ChatSearcher
 from chatsearch.model.size import searcher_parts, vision_flops, vision_parameters
@@ -66,7 +66,13 @@ def test_adapters_have_the_parameters_of_the_modules(config: SearcherConfig, pro
     assert language.trained == sum(p.numel() for p in searcher.language.parameters() if p.requires_grad)
 
 
-@each({**SIZES, "another clip": model.paper().replace(vision=ClipConfig(image_size=56, hidden_size=64, num_layers=3))})
+@each(
+    {
+        **SIZES,
+        "small pictures": model.small().replace(vision=EfficientNetLite0Config(image_size=96)),
+        "another clip": model.paper().replace(vision=ClipConfig(image_size=56, hidden_size=64, num_layers=3)),
+    }
+)
 def test_the_encoder_has_the_parameters_and_flops_of_the_network(config: SearcherConfig) -> None:
     vision = config.vision
     with torch.device("meta"):

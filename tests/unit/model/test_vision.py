@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
 TINY_CLIP = ClipConfig(image_size=32, patch_size=8, hidden_size=16, intermediate_size=32, num_layers=3, num_heads=2)
-CONFIGS = [SceneCnnConfig(width=16), EfficientNetLite0Config(), TINY_CLIP]
+CONFIGS = [SceneCnnConfig(width=16), EfficientNetLite0Config(), EfficientNetLite0Config(image_size=96), TINY_CLIP]
 
 
 def picture(width=90, height=60, seed=0):
@@ -22,7 +22,7 @@ def picture(width=90, height=60, seed=0):
     return Image.fromarray(pixels)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.kind}-{config.image_size}")
 def test_shapes_are_those_of_the_configuration(config):
     encoder = VisionEncoder(config)
     pixels_B3HW = torch.stack([encoder.preprocess(picture(seed=k)) for k in range(2)])
@@ -35,7 +35,7 @@ def test_shapes_are_those_of_the_configuration(config):
     assert torch.isfinite(cls_BD).all()
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.kind}-{config.image_size}")
 def test_a_frozen_encoder_stays_frozen_inside_a_model_that_trains(config):
     encoder = VisionEncoder(config)
     torch.nn.ModuleList([encoder]).train()
@@ -43,7 +43,7 @@ def test_a_frozen_encoder_stays_frozen_inside_a_model_that_trains(config):
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.kind}-{config.image_size}")
 def test_weights_travel_and_the_fingerprint_sees_every_change(config):
     encoder = VisionEncoder(config)
     copy = VisionEncoder.from_weights(config, encoder.network.state_dict())
@@ -61,6 +61,20 @@ def test_another_preparation_has_another_id_and_fingerprint():
     )
     assert whole.preprocessing_id != center.preprocessing_id
     assert whole.fingerprint != center.fingerprint
+
+
+def test_the_size_of_a_picture_is_part_of_its_preparation():
+    weights = build_network(EfficientNetLite0Config()).state_dict()
+    small, large = (VisionEncoder.from_weights(EfficientNetLite0Config(image_size=n), weights) for n in (224, 288))
+    assert small.preprocessing_id != large.preprocessing_id
+    assert small.fingerprint != large.fingerprint
+    assert [encoder.config.num_tokens for encoder in (small, large)] == [49, 81]
+
+
+@pytest.mark.parametrize("size", [0, 100, 4096])
+def test_a_size_that_is_no_multiple_of_32_or_too_large_is_refused(size):
+    with pytest.raises(ValueError, match="image_size"):
+        EfficientNetLite0Config(image_size=size)
 
 
 def test_weights_that_do_not_fit_are_refused_by_name():
