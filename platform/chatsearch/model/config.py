@@ -305,7 +305,7 @@ SMOLLM2_135M = LanguageConfig(
 class PublishedWeightsConfig(Config):
     """Published weights, fetched and converted once into one artefact from which training starts.
 
-    The defaults are the ``small`` size.
+    The defaults are the sources of the ``small`` size.
     """
 
     vision: VisionConfig = EfficientNetLite0Config()
