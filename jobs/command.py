@@ -7,13 +7,15 @@ job really has work to do, so that a plan, a help text or a finished output cost
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from types import FunctionType, ModuleType
+from types import FrameType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from chatsearch.config import Config, apply_overrides, digest, flatten
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound=Config)
 
 OUR_PACKAGES = ("chatsearch", "jobs", "serve")
-EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class Job(Generic[C]):
 
 
 def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
-    """Run a job's command line; returns the exit code: 0, 1 failed, 2 bad input, artefact or configuration, 130 interrupted."""
+    """Run a job's command line; returns the exit code: 0, 1 failed, 2 bad input, artefact or configuration, 130 interrupted, 143 terminated."""
     parser = argparse.ArgumentParser(prog=f"python -m jobs.{job.name}", add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--recipe")
@@ -158,7 +160,7 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--parent", help="file the MLflow run under the run of this name")
     parser.add_argument("--no-tracking", action="store_true")
     arguments = parser.parse_args(argv)
-    with _exit_codes(job) as outcome:
+    with _exit_codes(job) as outcome, _terminable():
         if arguments.help:
             print(job.help(arguments.recipe))
             return 0
@@ -268,6 +270,28 @@ def _shown(value: Any) -> str:
     return ", ".join(map(_shown, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM, which `ray job stop`, systemd and containers send, end the job by way of its clean-up: its run is then no longer RUNNING.
+
+    Raises:
+        SystemExit: in place of dying on the spot. A second signal does that.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise SystemExit(EXIT_TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
 class _Outcome:
     code = 0
 
@@ -281,6 +305,14 @@ def _exit_codes(job: Job[Any]) -> Iterator[_Outcome]:
     except KeyboardInterrupt:
         print("Interrupted. Run the same command again to continue.", file=sys.stderr)
         outcome.code = EXIT_INTERRUPTED
+    except SystemExit as ended:
+        if ended.code not in (
+            EXIT_TERMINATED,
+            int(signal.SIGTERM),
+        ):  # the bare number is from the handler that Ray puts in place
+            raise
+        print("Terminated. Run the same command again to continue.", file=sys.stderr)
+        outcome.code = EXIT_TERMINATED
     except Exception as error:
         known = named_cause(error)
         if known is not None:

@@ -9,7 +9,9 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 import sys
+import threading
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
@@ -54,6 +56,7 @@ def ray_session() -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             ray.init(address=address)
@@ -79,10 +82,28 @@ def ray_session() -> Iterator[None]:
             f"Cannot start a local Ray session: {reason}. The machine may be busy with other work: run the same command again when there is "
             "less. What Ray has to say is in its log folder, by default /tmp/ray/session_latest/logs."
         ) from error
+    if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+        # Ray puts two of its own in place: one leaves by way of Python, the one below it prints a stack trace and aborts.
+        signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:
+        _end_executions()
         ray.shutdown()
+
+
+def _end_executions() -> None:
+    """End what Ray Data still runs for a dataset that an exception has left half read.
+
+    Its thread would go on, find Ray gone, and end the process from below with exit code 1.
+    """
+    module = sys.modules.get("ray.data._internal.execution.streaming_executor")
+    if module is None:
+        return
+    for thread in threading.enumerate():
+        if isinstance(thread, module.StreamingExecutor):
+            with contextlib.suppress(Exception):  # the block's own exception is the one to be heard
+                thread.shutdown(force=True)
 
 
 def prepare_environment() -> None:

@@ -113,7 +113,7 @@ class MlflowTracker:
         if kind is None:
             self.finish()
         else:
-            self.finish("KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED")
+            self.finish("KILLED" if issubclass(kind, (KeyboardInterrupt, SystemExit)) else "FAILED")
 
 
 def without_password(text: str) -> str:

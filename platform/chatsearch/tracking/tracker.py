@@ -14,7 +14,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 class Tracker(Protocol):
     """One run. Every call returns at once and none of them raises: recording never stops or slows a job.
 
-    As a context manager it finishes the run, as failed where an exception passes through.
+    As a context manager it finishes the run: as failed where an exception passes through, as killed where the process is told to end.
     """
 
     @property

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -38,6 +41,9 @@ calls: list[CopyConfig] = []
 
 def work(config: CopyConfig, tracker: Tracker) -> Made:
     calls.append(config)
+    if config.fail == "term":
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
     if config.fail:
         raise {
             "key": KeyboardInterrupt(),
@@ -181,6 +187,7 @@ def test_damaged_output_is_named(job: Job[CopyConfig], tmp_path: Path, capsys: p
         (["--set", "fail=input"], 2, "no folder"),
         (["--set", "fail=named"], 1, "no space"),
         (["--set", "fail=key"], 130, "Run the same command again"),
+        (["--set", "fail=term"], 143, "Run the same command again"),
     ],
 )
 def test_mistakes_end_in_one_message(
@@ -190,6 +197,13 @@ def test_mistakes_end_in_one_message(
     captured = capsys.readouterr()
     assert message in captured.err
     assert "Traceback" not in captured.err
+
+
+def test_a_job_leaves_the_handler_of_sigterm_as_it_was(job: Job[CopyConfig]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert run(job) == 0
+    assert run(job, "--set", "size=4", "--set", "overwrite=true", "--set", "fail=term") == 143
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_surprise_shows_its_traceback_and_a_hint(job: Job[CopyConfig], capsys: pytest.CaptureFixture[str]) -> None:
