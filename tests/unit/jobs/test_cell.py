@@ -60,6 +60,7 @@ def test_what_a_cell_sets_arrives() -> None:
     assert [s.model.freeze_language for s in frozen] == [True, True]
     mixed = stages(sweep.scenes_instruction_mix(), "t only + questions + edits")
     assert mixed[1].streams[0].kinds == (Kind.T, Kind.QUESTION, Kind.EDIT)
+    assert stages(sweep.scenes_instruction_mix(), "ChatSearch only, as many dialogues")[1].steps == 500 * 9500 // 13300
     assert stages(sweep.scenes_long_mix(), "all")[1] == stages(PLAIN, "plain")[1].replace(
         steps=1264, output=stages(sweep.scenes_long_mix(), "all")[1].output
     )
@@ -82,7 +83,7 @@ def test_what_cells_have_in_common_is_trained_once() -> None:
     mix = sweep.scenes_instruction_mix()
     found = [stages(mix, cell.name) for cell in mix.cells]
     assert len({first.output for first, _ in found}) == 1
-    assert len({second.output for _, second in found}) == 4
+    assert len({second.output for _, second in found}) == 5
     assert stages(mix, "all", 0)[0].output != stages(mix, "all", 1)[0].output
 
 
