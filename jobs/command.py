@@ -281,13 +281,21 @@ def _terminable() -> Iterator[None]:
         yield
         return
 
+    told = False
+
     def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal told
+        told = True
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         raise SystemExit(EXIT_TERMINATED)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except (SystemExit, KeyboardInterrupt):
+        if told:  # what waits in Ray hands the exit on with a code of Ray's own
+            raise SystemExit(EXIT_TERMINATED) from None
+        raise
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
@@ -306,10 +314,7 @@ def _exit_codes(job: Job[Any]) -> Iterator[_Outcome]:
         print("Interrupted. Run the same command again to continue.", file=sys.stderr)
         outcome.code = EXIT_INTERRUPTED
     except SystemExit as ended:
-        if ended.code not in (
-            EXIT_TERMINATED,
-            int(signal.SIGTERM),
-        ):  # the bare number is from the handler that Ray puts in place
+        if ended.code != EXIT_TERMINATED:
             raise
         print("Terminated. Run the same command again to continue.", file=sys.stderr)
         outcome.code = EXIT_TERMINATED

@@ -47,7 +47,9 @@ def input_steps(config: TrainConfig) -> list[Step]:
     validation_shards, validation_features = places.at(VALIDATION_SHARDS), places.at(VALIDATION_FEATURES)
     pictures = embeddings.small_train(places).replace(model=config.weights)
     steps = {
-        places.weights: Step("weights", weights.JOB, "small", published.small(places)),
+        places.weights: Step(
+            "weights", weights.JOB, "small", published.small(places).replace(vision=config.model.vision)
+        ),
         places.align_shards: Step("prepare captions", prepare.JOB, "small_align", captions),
         places.train_features: Step(
             "embed training pictures",

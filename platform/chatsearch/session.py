@@ -56,40 +56,59 @@ def ray_session() -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        if address:
-            ray.init(address=address)
-        else:
-            ray.init(
-                # Not left out: Ray would then join whatever `ray start` has last begun on this machine, and refuse to.
-                address="local",
-                num_cpus=max(NUM_LOGICAL_CPUS, os.cpu_count() or 1),
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                logging_level=logging.WARNING,
-                # Errors of workers are raised here; what else they print is in Ray's log folder.
-                log_to_driver=False,
-            )
-    except Exception as error:  # Ray raises a bare one where a node does not start in time
-        reason = " ".join(str(error).split())[:300]
-        if address:
+    with _sigterm_kept():
+        try:
+            if address:
+                ray.init(address=address)
+            else:
+                ray.init(
+                    # Not left out: Ray would then join whatever `ray start` has last begun on this machine, and refuse to.
+                    address="local",
+                    num_cpus=max(NUM_LOGICAL_CPUS, os.cpu_count() or 1),
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    logging_level=logging.WARNING,
+                    # Errors of workers are raised here; what else they print is in Ray's log folder.
+                    log_to_driver=False,
+                )
+        except Exception as error:  # Ray raises a bare one where a node does not start in time
+            reason = " ".join(str(error).split())[:300]
+            if address:
+                raise ClusterError(
+                    f"Cannot attach to the cluster at RAY_ADDRESS={address}: {reason}. Check the address and RAY_AUTH_MODE/RAY_AUTH_TOKEN, "
+                    "or unset RAY_ADDRESS to run on this machine."
+                ) from error
             raise ClusterError(
-                f"Cannot attach to the cluster at RAY_ADDRESS={address}: {reason}. Check the address and RAY_AUTH_MODE/RAY_AUTH_TOKEN, "
-                "or unset RAY_ADDRESS to run on this machine."
+                f"Cannot start a local Ray session: {reason}. The machine may be busy with other work: run the same command again when there is "
+                "less. What Ray has to say is in its log folder, by default /tmp/ray/session_latest/logs."
             ) from error
-        raise ClusterError(
-            f"Cannot start a local Ray session: {reason}. The machine may be busy with other work: run the same command again when there is "
-            "less. What Ray has to say is in its log folder, by default /tmp/ray/session_latest/logs."
-        ) from error
-    if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
-        # Ray puts two of its own in place: one leaves by way of Python, the one below it prints a stack trace and aborts.
-        signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:
-        _end_executions()
-        ray.shutdown()
+        try:
+            _end_executions()
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Whoever handles SIGTERM still does so when Ray has started.
+
+    Ray puts two handlers in place: one leaves by way of Python, the one below it prints a stack trace and aborts. A third ends the
+    process while nodes start.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        yield
+    except SystemExit:
+        before(signal.SIGTERM, None)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _end_executions() -> None:
@@ -104,6 +123,7 @@ def _end_executions() -> None:
         if isinstance(thread, module.StreamingExecutor):
             with contextlib.suppress(Exception):  # the block's own exception is the one to be heard
                 thread.shutdown(force=True)
+            thread.join(10.0)
 
 
 def prepare_environment() -> None:

@@ -123,7 +123,8 @@ def _start(client: JobSubmissionClient, submission: Submission) -> None:
             runtime_env={
                 "working_dir": folder,
                 "py_modules": [str(Path(folder) / "platform" / "chatsearch")],
-                "env_vars": dict(submission.environment),
+                # A job that is stopped ends its run first; Ray's own patience is three seconds.
+                "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60", **submission.environment},
             },
             metadata={"chatsearch_job": submission.name},
         )

@@ -66,7 +66,7 @@ PARTS = (
     Part(
         "table6",
         "Table 6: what stage 2 learns from",
-        "Questions stand for LLaVA-150k, edits for InstructPix2Pix; as many steps in every row.",
+        "Questions stand for LLaVA-150k, edits for InstructPix2Pix; as many steps in every row but that of as many dialogues.",
         published=TABLE_6,
     ),
     Part(
