@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from chatsearch.manifest import open_artefact
 from chatsearch.testing.ray_cluster import RayHead, ray_head
+from chatsearch.tracking.run_writer import connect
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.ray
@@ -31,15 +32,17 @@ def head() -> Iterator[RayHead]:
         yield running
 
 
+def plain_environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith(("RAY_AUTH", "RAY_ADDRESS"))}
+
+
 def submit(
     head: RayHead, *arguments: str, environment: dict[str, str] | None = None, root: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
-    hidden = ("RAY_AUTH", "RAY_ADDRESS")
-    plain = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
     return subprocess.run(
         [sys.executable, "-m", "chatsearch.cli", "submit", *arguments, "--address", head.dashboard],
         cwd=root,
-        env=plain | (head.environment if environment is None else environment),
+        env=plain_environment() | (head.environment if environment is None else environment),
         capture_output=True,
         text=True,
         check=False,
@@ -121,6 +124,44 @@ def test_exit_code_of_a_failing_job_comes_back(head: RayHead, tmp_path: Path) ->
     assert "is missing or empty" in done.stdout
     assert done.stdout.rstrip().endswith("FAILED")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_job_that_is_stopped_ends_its_run(head: RayHead, tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    job = ["weights", "--recipe", "tiny", "--set", f"output={tmp_path / 'weights'}"]
+    command = [sys.executable, "-m", "chatsearch.cli", "submit", *job, "--env", f"MLFLOW_TRACKING_URI={uri}"]
+    environment = plain_environment() | head.environment
+    with subprocess.Popen(
+        [*command, "--address", head.dashboard], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    ) as followed:
+        assert followed.stdout is not None
+        try:
+            said = []
+            for line in followed.stdout:
+                said.append(line)
+                if line.startswith("vision epoch 1"):
+                    break
+            submission_id = said[0].removeprefix("Submitted ").partition(":")[0]
+            stop = [
+                sys.executable,
+                "-m",
+                "ray.scripts.scripts",
+                "job",
+                "stop",
+                submission_id,
+                "--address",
+                head.dashboard,
+            ]
+            subprocess.run(stop, env=environment, check=True, capture_output=True, timeout=120)
+            rest = followed.stdout.read()
+            assert followed.wait(60) != 0
+        finally:
+            followed.kill()
+    assert f"{submission_id} STOPPED" in rest, "".join(said) + rest
+    assert "Terminated. Run the same command again to continue." in rest
+    client = connect(uri)
+    found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert [run.info.status for run in found] == ["KILLED"]
 
 
 def test_without_the_token_nothing_is_answered(head: RayHead, tmp_path: Path) -> None:
