@@ -2,7 +2,7 @@
 
 The near-misses of a target share most of it: other edits of the same reference, the same edits of a slightly
 other reference, one told fact violated. They share its nuisance too, so nothing but what was said and shown
-tells them apart.
+tells them apart. What no word speaks of stays as the reference shows it: some near-misses differ from the target in that alone.
 
 Half of the pairs of the sub-tasks i and m are whole instructions (the paper's MDC-I), half are last rounds of dialogues (its
 MDC-T), which leave a part of what is wanted to the round before.
