@@ -6,6 +6,7 @@ a gate, so that nodes are taken and added at known steps however fast the machin
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from chatsearch.testing.ports import LOOPBACK, free_ports
 from chatsearch.testing.training import tiny_training
@@ -23,6 +25,7 @@ from chatsearch.train import progress
 from chatsearch.train.config import TrainConfig
 from chatsearch.train.progress import StepReport
 from chatsearch.train.run import train
+from ray._private.ray_constants import PROCESS_TYPE_RAYLET
 from ray.cluster_utils import Cluster
 
 EVERY, STEPS = 20, 60
@@ -90,6 +93,18 @@ def add_node(cluster: Cluster) -> Any:
     return cluster.add_node(num_cpus=2, node_ip_address=LOOPBACK, object_store_memory=OBJECT_STORE_BYTES)
 
 
+def lose_node(cluster: Cluster) -> None:
+    """Take a node with all that runs on it: by themselves its workers would go on for a second or so."""
+    node = next(iter(cluster.worker_nodes))
+    raylets = [psutil.Process(info.process.pid) for info in node.all_processes[PROCESS_TYPE_RAYLET]]
+    workers = [worker for raylet in raylets for worker in raylet.children(recursive=True)]
+    cluster.remove_node(node, allow_graceful=False)
+    for worker in workers:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            worker.kill()
+    psutil.wait_procs(workers, timeout=30)
+
+
 def upset(cluster: Cluster, folder: Path, config: TrainConfig) -> None:
     """Take a node in mid-run, later add one. Whatever happens, the gate is open in the end."""
 
@@ -105,7 +120,7 @@ def upset(cluster: Cluster, folder: Path, config: TrainConfig) -> None:
     try:
         wait_until("the first checkpoint", lambda: at_gate(LOST_AT))
         say("a node is lost")
-        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+        lose_node(cluster)
         open_gate(folder, FOUND_AT)
         wait_until("steps on one node", lambda: at_gate(FOUND_AT))
         say("a node is added")
