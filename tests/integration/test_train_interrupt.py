@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.signalled import end_by
+
 SCRIPT = """
-import signal, sys, types
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
+import sys, types
 from chatsearch.session import ray_session
 from chatsearch.testing.training import tiny_training
 from chatsearch.tracking.tracker import NullTracker
@@ -44,19 +42,6 @@ sys.exit(code)
 @pytest.mark.ray
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_training_and_leaves_no_handler_behind(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
-        assert run.stdout is not None
-        try:
-            said = []
-            for line in run.stdout:
-                said.append(line)
-                if line.startswith("step "):
-                    run.send_signal(number)
-                    break
-            rest = run.stdout.read()
-            assert run.wait(120) == code, "".join(said) + rest
-        finally:
-            run.kill()
-    assert "Run the same command again to continue." in rest
+    ended, said = end_by(number, "step ", SCRIPT, [str(tmp_path)])
+    assert ended == code, said
+    assert "Run the same command again to continue." in said

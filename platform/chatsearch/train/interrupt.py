@@ -25,7 +25,7 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     except SystemExit as ended:
-        if ended.code in (signal.SIGTERM, 128 + signal.SIGTERM):  # a handler of that: Ray's own, or the job's
+        if ended.code == signal.SIGTERM:  # Ray's own handler of that
             raise
         raise KeyboardInterrupt from ended
     finally:
